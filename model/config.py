@@ -1,0 +1,341 @@
+"""Architectures, sampling settings and the published presets, as frozen dataclasses.
+
+Read by everything, imports nothing of the project and no torch, so that the API can describe and
+check a model that another process runs. A configuration is complete and valid once constructed:
+combinations that clash are refused with the two numbers that clash.
+
+Source: paper Table 1 and §4.1 for the sizes, §4.2 for the sampling settings.
+"""
+
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, Literal, Self, get_args
+
+Order = Literal["raster", "random"]
+EncoderKind = Literal["siglip2", "vit"]
+
+MAX_GUIDANCE_SCALE = 30.0
+MAX_TEMPERATURE = 10.0
+MAX_SEED = 2**32 - 1
+
+
+def _require_positive(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+
+class JsonConfig:
+    """Conversion of a frozen dataclass from and to plain JSON values, refusing unknown keys."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Build the configuration from `values`; ValueError names unknown and missing keys."""
+        known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(values) - set(known))
+        missing = sorted(
+            name for name, field in known.items() if name not in values and field.default is MISSING
+        )
+        if unknown or missing:
+            raise ValueError(f"{cls.__name__}: unknown keys {unknown}, missing keys {missing}")
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig(JsonConfig):
+    """Architecture of a BAR generator: the causal trunk and its masked-bit head."""
+
+    grid_size: int  # g: latent cells per image side
+    patch_size: int  # latent cells per token side
+    bits_per_latent: int
+    width: int  # D
+    depth: int
+    num_heads: int  # H
+    num_classes: int  # C
+    class_repeat: int = 32  # how often the class condition stands in the prefix
+    head_width: int = 2048  # W
+    head_depth: int = 3
+
+    def __post_init__(self) -> None:
+        _require_positive(self, *(field.name for field in fields(self)))
+        if self.grid_size % self.patch_size:
+            raise ValueError(
+                f"patch_size {self.patch_size} does not divide grid_size {self.grid_size}"
+            )
+        if self.num_heads % 2:
+            raise ValueError(
+                f"num_heads must be even, got {self.num_heads}: half of the query heads are "
+                "rotated at their own position, half at the position that they predict"
+            )
+        if self.width % (4 * self.num_heads):
+            raise ValueError(
+                f"width {self.width} must be a multiple of 4 * num_heads ({4 * self.num_heads}): "
+                "2-D rotary embedding rotates pairs along two axes"
+            )
+
+    @property
+    def tokens_per_side(self) -> int:
+        return self.grid_size // self.patch_size
+
+    @property
+    def num_tokens(self) -> int:
+        """S: autoregressive steps of one image."""
+        return self.tokens_per_side**2
+
+    @property
+    def bits_per_token(self) -> int:
+        """k: bits drawn at one step."""
+        return self.bits_per_latent * self.patch_size**2
+
+    @property
+    def prefix_len(self) -> int:
+        """P: the class token and the repeated class condition."""
+        return 1 + self.class_repeat
+
+    @property
+    def sequence_len(self) -> int:
+        """T: the longest sequence the trunk reads; the last token is drawn but never read."""
+        return self.prefix_len + self.num_tokens - 1
+
+    @property
+    def head_dim(self) -> int:
+        """d: width of one attention head."""
+        return self.width // self.num_heads
+
+    @property
+    def null_class(self) -> int:
+        """The class id that stands for "no class"."""
+        return self.num_classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class VitConfig(JsonConfig):
+    """Size of one vision transformer, the tokenizer's encoder or decoder."""
+
+    width: int
+    depth: int
+    num_heads: int
+    mlp_width: int
+
+    def __post_init__(self) -> None:
+        _require_positive(self, *(field.name for field in fields(self)))
+        if self.width % self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} does not divide width {self.width}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig(JsonConfig):
+    """Architecture of a BAR-FSQ tokenizer: encoder, binary FSQ and ViT decoder."""
+
+    image_size: int  # pixels per side
+    patch_size: int  # pixels per latent cell side
+    bits_per_latent: int
+    encoder_kind: EncoderKind
+    encoder: VitConfig
+    decoder: VitConfig
+    encoder_table_size: int = 16  # side of the encoder's position table, resized to the grid
+    clip_layer: int = 2  # decoder block read by the CLIP projector, counted from 0
+    clip_projector_width: int = 2048
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self,
+            "image_size",
+            "patch_size",
+            "bits_per_latent",
+            "encoder_table_size",
+            "clip_projector_width",
+        )
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"patch_size {self.patch_size} does not divide image_size {self.image_size}"
+            )
+        if self.encoder_kind not in get_args(EncoderKind):
+            raise ValueError(
+                f"encoder_kind must be one of {get_args(EncoderKind)}, got {self.encoder_kind!r}"
+            )
+        if self.has_clip_projector and not 0 <= self.clip_layer < self.decoder.depth:
+            raise ValueError(
+                f"clip_layer {self.clip_layer} is not one of the decoder's {self.decoder.depth} "
+                "blocks (counted from 0)"
+            )
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        parts = {
+            name: VitConfig.from_json(values[name])
+            for name in ("encoder", "decoder")
+            if name in values
+        }
+        return super().from_json({**values, **parts})
+
+    @property
+    def grid_size(self) -> int:
+        """g: latent cells per image side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def has_clip_projector(self) -> bool:
+        """Whether training aligns the decoder with the frozen SigLIP2 tower (paper §3.2)."""
+        return self.encoder_kind == "siglip2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig(JsonConfig):
+    """How one image is drawn. `temperature` is the published `randomize_temperature`, and
+    `unmask_schedule` (bits revealed in each round) the published `tokens_allocation`."""
+
+    guidance_scale: float
+    temperature: float
+    unmask_schedule: tuple[int, ...]
+    order: Order = "raster"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "unmask_schedule", tuple(self.unmask_schedule))
+        if not 1.0 <= self.guidance_scale <= MAX_GUIDANCE_SCALE:
+            raise ValueError(
+                f"guidance_scale must be between 1 and {MAX_GUIDANCE_SCALE:g}, "
+                f"got {self.guidance_scale}"
+            )
+        if not 0.0 <= self.temperature <= MAX_TEMPERATURE:
+            raise ValueError(
+                f"temperature must be between 0 and {MAX_TEMPERATURE:g}, got {self.temperature}"
+            )
+        if self.order not in get_args(Order):
+            raise ValueError(f"order must be one of {get_args(Order)}, got {self.order!r}")
+        _check_schedule(self.unmask_schedule)
+
+    def check_for(self, config: GeneratorConfig) -> None:
+        """Raise ValueError unless the schedule reveals exactly the bits of a token of `config`."""
+        revealed = sum(self.unmask_schedule)
+        if revealed != config.bits_per_token:
+            raise ValueError(
+                f"unmask_schedule {list(self.unmask_schedule)} sums to {revealed}, but this model "
+                f"has {config.bits_per_token} bits per token"
+            )
+
+
+def _check_schedule(schedule: tuple[int, ...]) -> None:
+    if not schedule or any(isinstance(n, bool) or not isinstance(n, int) for n in schedule):
+        raise ValueError(f"unmask_schedule must be a list of integers, got {list(schedule)}")
+    if min(schedule) < 1 or list(schedule) != sorted(schedule):
+        raise ValueError(
+            f"unmask_schedule must be positive and non-decreasing, got {list(schedule)}"
+        )
+
+
+def uniform_schedule(bits_per_token: int, rounds: int = 4) -> tuple[int, ...]:
+    """Split `bits_per_token` over at most `rounds` rounds as evenly as a non-decreasing
+    schedule allows: 16 bits in 4 rounds are (4, 4, 4, 4), 10 are (2, 2, 3, 3)."""
+    rounds = min(rounds, bits_per_token)
+    return tuple((bits_per_token + i) // rounds for i in range(rounds))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """One row of the model zoo: architectures, sampling defaults and, if published, its files."""
+
+    generator: GeneratorConfig
+    tokenizer: TokenizerConfig
+    sampling: SamplingConfig
+    generator_file: str | None = None  # paths inside the published hub repository;
+    tokenizer_file: str | None = None  # without them the model is bundled with this package
+
+    def __post_init__(self) -> None:
+        check_pair(self.generator, self.tokenizer)
+        self.sampling.check_for(self.generator)
+
+
+def check_pair(generator: GeneratorConfig, tokenizer: TokenizerConfig) -> None:
+    """Raise ValueError unless `tokenizer` can decode what `generator` draws."""
+    for name in ("grid_size", "bits_per_latent"):
+        ours, theirs = getattr(generator, name), getattr(tokenizer, name)
+        if ours != theirs:
+            raise ValueError(f"generator has {name} {ours}, but its tokenizer has {theirs}")
+
+
+_BASE: dict[str, Any] = {"width": 768, "depth": 24, "num_heads": 12, "num_classes": 1000}
+_LARGE: dict[str, Any] = {"width": 1280, "depth": 32, "num_heads": 16, "num_classes": 1000}
+
+
+def _published_tokenizer(image_size: int, bits_per_latent: int) -> TokenizerConfig:
+    return TokenizerConfig(
+        image_size=image_size,
+        patch_size=16,
+        bits_per_latent=bits_per_latent,
+        encoder_kind="siglip2",
+        encoder=VitConfig(width=1152, depth=27, num_heads=16, mlp_width=4304),
+        decoder=VitConfig(width=1024, depth=24, num_heads=16, mlp_width=4096),
+    )
+
+
+PRESETS: dict[str, Preset] = {
+    "digits": Preset(
+        generator=GeneratorConfig(
+            grid_size=8,
+            patch_size=2,
+            bits_per_latent=4,
+            width=128,
+            depth=4,
+            num_heads=4,
+            num_classes=10,
+            class_repeat=4,
+            head_width=128,
+            head_depth=2,
+        ),
+        tokenizer=TokenizerConfig(
+            image_size=32,
+            patch_size=4,
+            bits_per_latent=4,
+            encoder_kind="vit",
+            encoder=VitConfig(width=96, depth=3, num_heads=4, mlp_width=384),
+            decoder=VitConfig(width=96, depth=4, num_heads=4, mlp_width=384),
+            encoder_table_size=8,
+        ),
+        sampling=SamplingConfig(
+            guidance_scale=3.0, temperature=1.5, unmask_schedule=(4, 4, 4, 4)
+        ),
+    ),
+    "bar-b-patch4": Preset(
+        generator=GeneratorConfig(grid_size=16, patch_size=4, bits_per_latent=16, **_BASE),
+        tokenizer=_published_tokenizer(256, 16),
+        sampling=SamplingConfig(
+            guidance_scale=9.6, temperature=1.4, unmask_schedule=(64, 64, 64, 64)
+        ),
+        generator_file="generator/bar_b_patch4.bin",
+        tokenizer_file="tokenizer/bar_fsq_16bits.bin",
+    ),
+    "bar-b-patch2": Preset(
+        generator=GeneratorConfig(grid_size=16, patch_size=2, bits_per_latent=16, **_BASE),
+        tokenizer=_published_tokenizer(256, 16),
+        sampling=SamplingConfig(
+            guidance_scale=5.5, temperature=2.0, unmask_schedule=(16, 16, 16, 16)
+        ),
+        generator_file="generator/bar_b_patch2.bin",
+        tokenizer_file="tokenizer/bar_fsq_16bits.bin",
+    ),
+    "bar-b": Preset(
+        generator=GeneratorConfig(grid_size=16, patch_size=1, bits_per_latent=16, **_BASE),
+        tokenizer=_published_tokenizer(256, 16),
+        sampling=SamplingConfig(guidance_scale=5.0, temperature=2.5, unmask_schedule=(2, 2, 5, 7)),
+        generator_file="generator/bar_b.bin",
+        tokenizer_file="tokenizer/bar_fsq_16bits_ft.bin",
+    ),
+    "bar-l": Preset(
+        generator=GeneratorConfig(grid_size=16, patch_size=1, bits_per_latent=16, **_LARGE),
+        tokenizer=_published_tokenizer(256, 16),
+        sampling=SamplingConfig(guidance_scale=5.3, temperature=3.0, unmask_schedule=(2, 2, 5, 7)),
+        generator_file="generator/bar_l.bin",
+        tokenizer_file="tokenizer/bar_fsq_16bits_ft.bin",
+    ),
+    "bar-l-res512": Preset(
+        generator=GeneratorConfig(grid_size=32, patch_size=1, bits_per_latent=10, **_LARGE),
+        tokenizer=_published_tokenizer(512, 10),
+        sampling=SamplingConfig(guidance_scale=4.2, temperature=2.8, unmask_schedule=(2, 2, 2, 4)),
+        generator_file="generator/bar_l_res512.bin",
+        tokenizer_file="tokenizer/bar_sfq_10bits_res512.bin",
+    ),
+}
