@@ -1,0 +1,208 @@
+"""The rules that give the code its shape, checked on the source itself.
+
+Import rules that a contract can state stand in pyproject.toml; here is what a contract cannot
+say. Each test collects every offender, so that one run names them all.
+"""
+
+import ast
+import builtins
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("model", "service", "training")
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def sources(*folders: str) -> Iterator[tuple[str, ast.Module]]:
+    """Yield the path relative to the root and the syntax tree of every module in `folders`."""
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text("utf-8"))
+
+
+def imported_roots(tree: ast.Module) -> set[str]:
+    """Name the top-level packages that a module imports absolutely, anywhere in it."""
+    roots: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            roots |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            roots.add(node.module.partition(".")[0])
+    return roots
+
+
+def contract(contract_id: str) -> dict[str, list[str]]:
+    """Read one import contract from pyproject.toml."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    found: dict[str, list[str]] = next(c for c in contracts if c["id"] == contract_id)
+    return found
+
+
+def test_import_contracts_hold(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Service and training import model, nothing goes the other way, the API is torch-free."""
+    monkeypatch.chdir(ROOT)
+    exit_code = lint_imports(no_cache=True)
+    assert exit_code == 0, capsys.readouterr().out
+
+
+def test_model_imports_only_what_it_may() -> None:
+    """model/ needs torch, numpy, safetensors and the hub client; only the encoder transformers."""
+    allowed = {
+        "model",
+        "torch",
+        "numpy",
+        "safetensors",
+        "huggingface_hub",
+    } | sys.stdlib_module_names
+    foreign = {path: imported_roots(tree) - allowed for path, tree in sources("model")}
+    assert {"model/image_encoder.py": {"transformers"}} == {p: f for p, f in foreign.items() if f}
+
+
+def test_every_torch_free_module_exists_in_the_contract() -> None:
+    """Whatever service.api imports of this project is named in the torch-free contract."""
+    script = (
+        "import sys, service.api\n"
+        "print(*sorted(m for m in sys.modules if m.split('.')[0] in ('service', 'model')))"
+    )
+    named = set(contract("torch-free")["source_modules"]) | set(PACKAGES)
+    assert [] == [module for module in run_python(script).split() if module not in named]
+
+
+def test_api_side_never_loads_torch() -> None:
+    """Importing every torch-free module together leaves torch and transformers unimported."""
+    modules = contract("torch-free")["source_modules"]
+    script = f"import sys, {', '.join(modules)}\nprint('torch' in sys.modules)"
+    assert "False" == run_python(script)
+
+
+def test_help_never_loads_torch() -> None:
+    """`bar --help` prints its text without importing torch."""
+    script = (
+        "import sys, service.cli\n"
+        "sys.argv = ['bar', '--help']\n"
+        "try:\n    service.cli.main()\n"
+        "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "print('torch' in sys.modules)"
+    )
+    *text, torch_loaded = run_python(script).splitlines()
+    assert any("serve" in line for line in text)
+    assert "False" == torch_loaded
+
+
+def run_python(script: str) -> str:
+    """Run `script` in a fresh interpreter and return what it printed."""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_files_stay_short() -> None:
+    """No module is longer than 400 lines."""
+    lengths = {
+        path: len((ROOT / path).read_text("utf-8").splitlines()) for path, _ in sources(*PACKAGES)
+    }
+    assert {} == {path: n for path, n in lengths.items() if n > MAX_FILE_LINES}
+
+
+def test_functions_stay_short() -> None:
+    """No function is longer than 60 lines, its docstring included."""
+    lengths = {
+        f"{path}:{node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for path, tree in sources(*PACKAGES)
+        for node in ast.walk(tree)
+        if isinstance(node, Function)
+    }
+    assert {} == {name: n for name, n in lengths.items() if n > MAX_FUNCTION_LINES}
+
+
+def test_every_module_says_what_it_is() -> None:
+    """Every module, tests included, has a docstring."""
+    assert [] == [path for path, tree in sources(*PACKAGES, "tests") if not ast.get_docstring(tree)]
+
+
+def test_every_test_states_its_fact() -> None:
+    """Every test function has a docstring."""
+    assert [] == [
+        f"{path}:{node.name}"
+        for path, tree in sources("tests")
+        for node in ast.walk(tree)
+        if isinstance(node, Function) and node.name.startswith("test_")
+        if not ast.get_docstring(node)
+    ]
+
+
+def test_environment_is_read_in_one_place() -> None:
+    """Only service/settings.py reads environment variables."""
+    readers = {
+        path
+        for path, tree in sources(*PACKAGES)
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Attribute) and node.attr in {"environ", "environb", "getenv"})
+        or (isinstance(node, ast.ImportFrom) and node.module == "os"
+            and {alias.name for alias in node.names} & {"environ", "environb", "getenv"})
+    }  # fmt: skip
+    assert set() == readers - {"service/settings.py"}
+
+
+def test_model_raises_only_its_own_errors() -> None:
+    """Of Python's errors model/ raises ValueError and KeyError; its own root is CheckpointError."""
+    nodes = [(path, node) for path, tree in sources("model") for node in ast.walk(tree)]
+    raised = {
+        (path, ast.unparse(node.exc.func if isinstance(node.exc, ast.Call) else node.exc))
+        for path, node in nodes
+        if isinstance(node, ast.Raise) and node.exc is not None
+    }
+    roots = {
+        node.name
+        for _, node in nodes
+        if isinstance(node, ast.ClassDef) and "Exception" in map(ast.unparse, node.bases)
+    }
+    builtin = {(path, name) for path, name in raised if hasattr(builtins, name)}
+    assert set() == {(p, name) for p, name in builtin if name not in {"ValueError", "KeyError"}}
+    assert {"CheckpointError"} == roots
+
+
+def test_no_drawer_for_odds_and_ends() -> None:
+    """No module is called utils, common, helpers or misc: each has a noun of its own."""
+    drawer = re.compile(r"(^|[/_])(utils?|common|helpers?|misc)(?=[/_.])")
+    assert [] == [path for path, _ in sources(*PACKAGES, "tests") if drawer.search(path)]
+
+
+def readme_tree() -> dict[str, str]:
+    """Read the README's annotated tree: path relative to the root → what is said about it."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    block = re.search(r"^```\w*\nbar-serve/[^\n]*\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    assert block, "README.md has no fenced block whose first line is bar-serve/"
+    described: dict[str, str] = {}
+    folders: list[str] = []
+    for line in block[1].splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2 - 1
+        name, _, text = line.strip().partition(" ")
+        described["".join([*folders[:depth], name])] = text.strip()
+        if name.endswith("/"):
+            folders[depth:] = [name]
+    return described
+
+
+def test_readme_tree_equals_the_disk() -> None:
+    """The README's tree names every module, names nothing else, and says what each is."""
+    described = readme_tree()
+    modules = {path for path, _ in sources(*PACKAGES) if not path.endswith("__init__.py")}
+    assert [] == sorted(modules - set(described)), "on disk, not in the README"
+    assert [] == sorted(p for p in described if not (ROOT / p).exists()), "only in the README"
+    assert [] == sorted(p for p in modules if not described[p]), "named without a word about it"
