@@ -165,7 +165,7 @@ class TokenizerConfig(JsonConfig):
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        parts = {
+        parts: dict[str, Any] = {
             name: VitConfig.from_json(values[name])
             for name in ("encoder", "decoder")
             if name in values
@@ -235,6 +235,27 @@ def uniform_schedule(bits_per_token: int, rounds: int = 4) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageRequest:
+    """All that determines one image of a model: the unit that generators and the engine draw."""
+
+    class_id: int
+    seed: int
+    sampling: SamplingConfig
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ValueError(f"seed must be between 0 and {MAX_SEED}, got {self.seed}")
+
+    def check_for(self, config: GeneratorConfig) -> None:
+        """Raise ValueError unless a generator of `config` can draw this image."""
+        if not 0 <= self.class_id < config.num_classes:
+            raise ValueError(
+                f"class_id must be between 0 and {config.num_classes - 1}, got {self.class_id}"
+            )
+        self.sampling.check_for(config)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preset:
     """One row of the model zoo: architectures, sampling defaults and, if published, its files."""
 
@@ -295,9 +316,7 @@ PRESETS: dict[str, Preset] = {
             decoder=VitConfig(width=96, depth=4, num_heads=4, mlp_width=384),
             encoder_table_size=8,
         ),
-        sampling=SamplingConfig(
-            guidance_scale=3.0, temperature=1.5, unmask_schedule=(4, 4, 4, 4)
-        ),
+        sampling=SamplingConfig(guidance_scale=3.0, temperature=1.5, unmask_schedule=(4, 4, 4, 4)),
     ),
     "bar-b-patch4": Preset(
         generator=GeneratorConfig(grid_size=16, patch_size=4, bits_per_latent=16, **_BASE),
