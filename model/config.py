@@ -16,6 +16,7 @@ EncoderKind = Literal["siglip2", "vit"]
 MAX_GUIDANCE_SCALE = 30.0
 MAX_TEMPERATURE = 10.0
 MAX_SEED = 2**32 - 1
+MAX_CLASS_REPEAT = 100  # what the published position tables leave room for
 
 
 def _require_positive(owner: object, *names: str) -> None:
@@ -23,6 +24,25 @@ def _require_positive(owner: object, *names: str) -> None:
         value = getattr(owner, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+
+def _require_between(name: str, value: object, low: float, high: float) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number and low <= value <= high):  # type: ignore[operator]  # NaN fails too
+        raise ValueError(f"{name} must be a number between {low:g} and {high:g}, got {value!r}")
+
+
+def _require_index(name: str, value: object, last: int) -> None:
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if not (is_integer and 0 <= value <= last):  # type: ignore[operator]
+        raise ValueError(f"{name} must be an integer between 0 and {last}, got {value!r}")
+
+
+def _require_object(owner: type, values: object) -> None:
+    if not isinstance(values, dict):
+        raise ValueError(  # noqa: TRY004  # it comes from a file: a wrong value, not a wrong call
+            f"{owner.__name__} must be a JSON object, got {values!r}"
+        )
 
 
 class JsonConfig:
@@ -34,6 +54,7 @@ class JsonConfig:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Build the configuration from `values`; ValueError names unknown and missing keys."""
+        _require_object(cls, values)
         known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
         unknown = sorted(set(values) - set(known))
         missing = sorted(
@@ -74,6 +95,10 @@ class GeneratorConfig(JsonConfig):
             raise ValueError(
                 f"width {self.width} must be a multiple of 4 * num_heads ({4 * self.num_heads}): "
                 "2-D rotary embedding rotates pairs along two axes"
+            )
+        if self.class_repeat > MAX_CLASS_REPEAT:
+            raise ValueError(
+                f"class_repeat must be at most {MAX_CLASS_REPEAT}, got {self.class_repeat}"
             )
 
     @property
@@ -165,6 +190,7 @@ class TokenizerConfig(JsonConfig):
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
+        _require_object(cls, values)
         parts: dict[str, Any] = {
             name: VitConfig.from_json(values[name])
             for name in ("encoder", "decoder")
@@ -194,19 +220,13 @@ class SamplingConfig(JsonConfig):
     order: Order = "raster"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "unmask_schedule", tuple(self.unmask_schedule))
-        if not 1.0 <= self.guidance_scale <= MAX_GUIDANCE_SCALE:
-            raise ValueError(
-                f"guidance_scale must be between 1 and {MAX_GUIDANCE_SCALE:g}, "
-                f"got {self.guidance_scale}"
-            )
-        if not 0.0 <= self.temperature <= MAX_TEMPERATURE:
-            raise ValueError(
-                f"temperature must be between 0 and {MAX_TEMPERATURE:g}, got {self.temperature}"
-            )
+        _require_between("guidance_scale", self.guidance_scale, 1, MAX_GUIDANCE_SCALE)
+        _require_between("temperature", self.temperature, 0, MAX_TEMPERATURE)
         if self.order not in get_args(Order):
             raise ValueError(f"order must be one of {get_args(Order)}, got {self.order!r}")
         _check_schedule(self.unmask_schedule)
+        # JSON has no tuples; a list would make this unhashable.
+        object.__setattr__(self, "unmask_schedule", tuple(self.unmask_schedule))
 
     def check_for(self, config: GeneratorConfig) -> None:
         """Raise ValueError unless the schedule reveals exactly the bits of a token of `config`."""
@@ -218,9 +238,13 @@ class SamplingConfig(JsonConfig):
             )
 
 
-def _check_schedule(schedule: tuple[int, ...]) -> None:
-    if not schedule or any(isinstance(n, bool) or not isinstance(n, int) for n in schedule):
-        raise ValueError(f"unmask_schedule must be a list of integers, got {list(schedule)}")
+def _check_schedule(schedule: object) -> None:
+    if (
+        not isinstance(schedule, list | tuple)
+        or not schedule
+        or any(isinstance(n, bool) or not isinstance(n, int) for n in schedule)
+    ):
+        raise ValueError(f"unmask_schedule must be a list of integers, got {schedule!r}")
     if min(schedule) < 1 or list(schedule) != sorted(schedule):
         raise ValueError(
             f"unmask_schedule must be positive and non-decreasing, got {list(schedule)}"
@@ -243,15 +267,11 @@ class ImageRequest:
     sampling: SamplingConfig
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed <= MAX_SEED:
-            raise ValueError(f"seed must be between 0 and {MAX_SEED}, got {self.seed}")
+        _require_index("seed", self.seed, MAX_SEED)
 
     def check_for(self, config: GeneratorConfig) -> None:
         """Raise ValueError unless a generator of `config` can draw this image."""
-        if not 0 <= self.class_id < config.num_classes:
-            raise ValueError(
-                f"class_id must be between 0 and {config.num_classes - 1}, got {self.class_id}"
-            )
+        _require_index("class_id", self.class_id, config.num_classes - 1)
         self.sampling.check_for(config)
 
 
