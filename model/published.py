@@ -6,9 +6,14 @@ first row whose prefix it has, and keeps the rest.
 """
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from model.config import GeneratorConfig
+from model.errors import CheckpointError
+
+Value = TypeVar("Value")
 
 # ours, published
 GENERATOR_NAMES = (
@@ -53,6 +58,15 @@ TOKENIZER_NAMES = (
 )
 Table = tuple[tuple[str, str], ...]
 
+# Published names without a counterpart here, and what a file may therefore hold beyond the table.
+ROTARY_TABLES = ("blocks.#.attn.rope.freqs_cos", "blocks.#.attn.rope.freqs_sin")  # computed
+FROZEN_TWINS = ("encoder.siglip.encoder", "encoder.siglip.post_layernorm")  # stored under two names
+POOLING_HEAD = ("encoder.siglip.head",)  # of SigLIP2; BAR never reads it
+UNUSED_NAMES = (*ROTARY_TABLES, *FROZEN_TWINS, *POOLING_HEAD)
+
+# What torch.compile and DistributedDataParallel put before the names of what they wrap.
+_WRAPPERS = re.compile(r"^(?:(?:_orig_mod|module)\.)+")
+
 
 def published_name(name: str, table: Table) -> str:
     """Return the published name of our parameter `name`; KeyError if the table lacks it."""
@@ -64,13 +78,48 @@ def our_name(name: str, table: Table) -> str:
     return _translate(name, tuple((theirs, ours) for ours, theirs in table))
 
 
+@dataclass(frozen=True)
+class Renamed(Generic[Value]):
+    """A published state dict under our names, and what of it has none."""
+
+    state: dict[str, Value] = field(default_factory=dict)  # by our names
+    unused: dict[str, Value] = field(default_factory=dict)  # published names, among UNUSED_NAMES
+    unknown: list[str] = field(default_factory=list)  # published names
+
+
+def rename(published: Mapping[str, Value], table: Table) -> Renamed[Value]:
+    """Bring a published state dict (or its shapes) under our names, without wrappers' prefixes.
+
+    Raises CheckpointError if two of its names come out the same.
+    """
+    renamed: Renamed[Value] = Renamed()
+    for wrapped, value in published.items():
+        name = _WRAPPERS.sub("", wrapped)
+        if any(_match(prefix, name) for prefix in UNUSED_NAMES):
+            renamed.unused[name] = value
+            continue
+        try:
+            ours = our_name(name, table)
+        except KeyError:
+            renamed.unknown.append(wrapped)
+            continue
+        if ours in renamed.state:
+            raise CheckpointError(f"the file holds {name} twice, under different prefixes")
+        renamed.state[ours] = value
+    return renamed
+
+
 def _translate(name: str, table: Table) -> str:
     for source, target in table:
-        pattern = re.escape(source).replace(r"\#", r"(\d+)")
-        if match := re.match(rf"{pattern}(?=\.|$)", name):
+        if match := _match(source, name):
             layer = match.group(1) if match.groups() else ""
             return target.replace("#", layer) + name[match.end() :]
     raise KeyError(name)
+
+
+def _match(prefix: str, name: str) -> re.Match[str] | None:
+    pattern = re.escape(prefix).replace(r"\#", r"(\d+)")
+    return re.match(rf"{pattern}(?=\.|$)", name)
 
 
 def generator_config(values: dict[str, Any]) -> GeneratorConfig:
