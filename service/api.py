@@ -1,0 +1,234 @@
+"""The HTTP interface: validates requests, submits jobs, waits for them, answers.
+
+First and last in a request's life. It knows the queue and a description of the model, never the
+model: what runs the jobs may be a thread of this process or another machine. A request waits for
+its job and for its client at once, so that a client that leaves frees its slots.
+"""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import FileResponse, RedirectResponse
+from starlette.types import ASGIApp
+
+from model.zoo import ModelInfo
+from service import __version__, refusals
+from service.answers import class_entry, generation_json, image_response, model_card
+from service.errors import (
+    ClientDisconnected,
+    DeadlineExceeded,
+    Draining,
+    GenerationFailed,
+    NotReady,
+    ServiceError,
+)
+from service.images import MEDIA_TYPES
+from service.job_queue import MemoryJobQueue
+from service.jobs import Job, JobResult, JobState, OutputFormat
+from service.metrics import CONTENT_TYPE, Metrics
+from service.middleware import BodyLimit, Observation
+from service.negotiation import image_format_accepted
+from service.openapi import Application
+from service.schemas import (
+    ClassList,
+    Generation,
+    GenerationRequest,
+    Health,
+    ModelCard,
+    ModelList,
+    Version,
+    error_responses,
+)
+from service.settings import Settings
+from service.submission import check_is_single, check_model, make_job
+
+DOCS_PAGE = Path(__file__).parent / "web" / "docs.html"
+RETRY_WHEN_LOADED_S = 2.0
+RETRY_ELSEWHERE_S = 1.0  # another replica takes over from one that is draining
+
+
+class Api:
+    """The handlers of all routes, and the application that they make."""
+
+    def __init__(
+        self, *, settings: Settings, info: ModelInfo, queue: MemoryJobQueue, metrics: Metrics
+    ) -> None:
+        self._settings = settings
+        self._info = info
+        self._queue = queue
+        self._metrics = metrics
+        self._created = int(time.time())
+        self._is_draining = False
+        app = Application(title="bar-serve", version=__version__, docs_url=None, redoc_url=None)
+        app.include_router(self._routes())
+        refusals.install(app)
+        limited = BodyLimit(app, settings.max_body_bytes)
+        self.app: ASGIApp = Observation(limited, metrics)
+
+    def drain(self) -> None:
+        """Refuse what comes from now on; what was accepted is answered."""
+        self._is_draining = True
+
+    def _routes(self) -> APIRouter:
+        router = APIRouter(route_class=refusals.JsonRoute)
+        router.post(
+            "/v1/generations",
+            summary="Generate images",
+            response_model=Generation,
+            responses={
+                200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}},
+                **error_responses(400, 404, 406, 413, 415, 429, 500, 503, 504),
+            },
+        )(self.generate)
+        router.get("/v1/models", summary="List the served models")(self.models)
+        router.get(
+            "/v1/models/{model_id}",
+            summary="Describe a served model",
+            responses=error_responses(404),
+        )(self.model)
+        router.get(
+            "/v1/classes",
+            summary="List or search the classes of a model",
+            responses=error_responses(400, 404),
+        )(self.classes)
+        router.get("/livez", summary="Is the process alive?")(self.livez)
+        router.get("/readyz", summary="Can it take requests now?", responses=error_responses(503))(
+            self.readyz
+        )
+        router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)(
+            self.metrics
+        )
+        router.get("/version", summary="Software and model")(self.version)
+        router.get("/docs", include_in_schema=False)(self.docs)
+        router.get("/", include_in_schema=False)(self.root)
+        return router
+
+    async def generate(self, body: GenerationRequest, request: Request) -> Response:
+        """Make images of a class and answer with them.
+
+        The Accept header chooses the answer: JSON, or the raw bytes of one image.
+        """
+        started = time.monotonic()
+        accepted = image_format_accepted(request.headers.get("accept"), body.output_format)
+        job = await self._submit(body, accepted)
+        result = await self._result_of(job, request)
+        if accepted:
+            return image_response(job, result, self._info)
+        text = await asyncio.to_thread(
+            generation_json,
+            job,
+            result,
+            self._info,
+            created=int(time.time()),
+            total_s=time.monotonic() - started,
+            metadata=body.metadata,
+            warnings=_warnings(request),
+        )
+        return Response(text, media_type="application/json")
+
+    async def models(self) -> ModelList:
+        return ModelList(data=[model_card(self._info, self._settings, self._created)])
+
+    async def model(self, model_id: str) -> ModelCard:
+        check_model(model_id, self._info)
+        return model_card(self._info, self._settings, self._created)
+
+    async def classes(
+        self,
+        q: Annotated[str, Query(max_length=100, description="Index, WordNet id or name.")] = "",
+        model: Annotated[str | None, Query(description="Id of a served model.")] = None,
+        limit: Annotated[int, Query(ge=1, le=10000)] = 1000,
+    ) -> ClassList:
+        check_model(model, self._info)
+        labels = self._info.class_labels
+        found = labels.search(q, limit) if q.strip() else labels[:limit]
+        return ClassList(data=[class_entry(label) for label in found])
+
+    async def livez(self) -> Health:
+        return Health(status="live")
+
+    async def readyz(self) -> Health:
+        await self._check_ready()
+        return Health(status="ready")
+
+    async def metrics(self) -> Response:
+        stats = await self._queue.stats()
+        return Response(self._metrics.render(stats), media_type=CONTENT_TYPE)
+
+    async def version(self) -> Version:
+        return Version(
+            version=__version__, model=self._info.name, model_revision=self._info.revision
+        )
+
+    async def docs(self) -> FileResponse:
+        return FileResponse(DOCS_PAGE, media_type="text/html")
+
+    async def root(self) -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    async def _submit(self, body: GenerationRequest, accepted: OutputFormat | None) -> Job:
+        try:
+            output_format = accepted or body.output_format or "png"
+            job = make_job(body, self._info, self._settings, output_format)
+            if accepted:
+                check_is_single(job)
+            await self._check_ready()
+            await self._queue.admit(job)
+        except ServiceError as error:
+            self._metrics.count_rejection(error.code)
+            raise
+        return job
+
+    async def _check_ready(self) -> None:
+        if self._is_draining:
+            raise Draining("this server is shutting down", retry_after_s=RETRY_ELSEWHERE_S)
+        if not any(worker.phase == "ready" for worker in await self._queue.workers()):
+            raise NotReady(
+                f"the model {self._info.name} is still loading", retry_after_s=RETRY_WHEN_LOADED_S
+            )
+
+    async def _result_of(self, job: Job, request: Request) -> JobResult:
+        """Wait until the job has ended, its time is up or its client has gone."""
+        ended = asyncio.create_task(self._queue.wait(job.id))
+        gone = asyncio.create_task(_disconnected(request))
+        try:
+            await asyncio.wait(
+                {ended, gone}, timeout=job.timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not ended.done() and gone.done():
+                raise ClientDisconnected("the client has gone")
+            if not ended.done() and (phase := await self._queue.expire(job.id)):
+                self._metrics.count_cancellation(phase, "timeout")
+            outcome = await ended
+        finally:
+            gone.cancel()
+            ended.cancel()
+            # However this ended, nobody waits any longer; an ended job is not touched by it.
+            if phase := await self._queue.cancel(job.id):
+                self._metrics.count_cancellation(phase, "disconnect")
+        if outcome.result is None:
+            raise _error_of(outcome.state, job)
+        return outcome.result
+
+
+async def _disconnected(request: Request) -> None:
+    """Return when the client has gone; the body has been read, so nothing else can arrive."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _error_of(state: JobState, job: Job) -> ServiceError:
+    if state is JobState.EXPIRED:
+        return DeadlineExceeded(f"the images were not made within {job.timeout_s:g} seconds")
+    if state is JobState.CANCELLED:  # by nobody else than a process that cannot finish it
+        return Draining("this server is shutting down", retry_after_s=RETRY_ELSEWHERE_S)
+    return GenerationFailed(f"the images could not be made; see the log for {job.id}")
+
+
+def _warnings(request: Request) -> list[str]:
+    if "respond-async" in request.headers.get("prefer", "").lower():
+        return ["Prefer: respond-async has no effect: the request was answered synchronously"]
+    return []

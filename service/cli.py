@@ -1,0 +1,61 @@
+"""The `bar` command: a table of subcommands, each a module that is imported when it is called.
+
+A subcommand's module has `main(argv) -> exit status` and parses its own arguments, so that
+`bar --help` waits for neither torch nor a web framework. Modules are named here, not imported: the
+training commands live in a package that the service does not depend on.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from model.errors import CheckpointError
+from service import __version__
+from service.errors import BarError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "serve": ("service.commands.serve", "serve a model over HTTP"),
+    "generate": ("service.commands.generate", "make images without a server"),
+    "models": ("service.commands.models", "list the models, and which are on this machine"),
+    "download": ("service.commands.download", "fetch a published model"),
+    "train": ("training.cli", "train a model: bar train digits"),
+}
+EXIT_INTERRUPTED = 130  # what shells report after Ctrl-C
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand; return its exit status: 0, 1 after an error, 2 after wrong usage."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("--help", "-h", "help"):
+        print(_help())
+        return 0
+    if name == "--version":
+        print(f"bar-serve {__version__}")
+        return 0
+    if name not in COMMANDS:
+        print(f"bar: no command {name!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        command = importlib.import_module(COMMANDS[name][0])
+        return int(command.main(rest))
+    except (BarError, CheckpointError) as error:
+        print(f"bar {name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _help() -> str:
+    commands = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
+    return f"""\
+bar-serve {__version__}: class ids in, images out, with the masked Bit AutoRegressive generator BAR.
+
+usage: bar COMMAND [OPTIONS]
+
+commands:
+{commands}
+
+`bar COMMAND --help` explains one. To begin:
+
+  bar serve                                       then open the address that it prints
+  bar generate --class 7 --output seven.png       the same without a server"""

@@ -1,0 +1,1 @@
+"""The subcommands of `bar`, one module each; `service.cli` names them."""

@@ -1,0 +1,138 @@
+"""`bar generate`: images without a server, the same bytes that a server would answer with.
+
+A request goes through the checks of the HTTP interface and then to the slow, obvious generator.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from pydantic import ValidationError
+
+from model.config import Order
+from model.zoo import ModelInfo
+from service.commands.flags import MODEL_SETTINGS, add_settings_flags, find_model
+from service.errors import BarError
+from service.images import Pixels, contact_sheet, encode, provenance
+from service.jobs import Job, OutputFormat
+from service.schemas import GenerationRequest
+from service.settings import Settings
+from service.submission import make_job
+from service.validation import explain
+
+FORMATS: dict[str, OutputFormat] = {
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".webp": "webp",
+}
+BATCH_SIZE = 32  # images at a time; memory grows with it, speed hardly beyond
+SETTINGS = (*MODEL_SETTINGS, "device")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Make images and write them to files.
+
+    Raises: BarError and CheckpointError say in one line what is wrong.
+    """
+    values = vars(_parser().parse_args(argv))
+    output: Path = values.pop("output")
+    flags = {name: values.pop(name) for name in SETTINGS}
+    output_format = _format_of(output)
+    settings = Settings.load({**flags, "max_images": values["num_images"]})
+    info = find_model(settings)
+    given = {name: value for name, value in values.items() if value is not None}
+    job = make_job(_request(given), info, settings, output_format)
+    images = _generate(job, info, settings)
+    for path, content in _files(output, job, images, info):
+        _write(path, content)
+    label, first, last = info.class_labels[job.images[0].class_id], job.images[0], job.images[-1]
+    seeds = f"seed {first.seed}" if first is last else f"seeds {first.seed} to {last.seed}"
+    sys.stdout.write(f"{info.name}: class {label}, {seeds}\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bar generate",
+        description="Make images without a server.",
+        epilog="Several images go into one contact sheet, or into a file each if the output's "
+        "name has {seed} or {index} in it. Sampling settings left out are the model's own.",
+    )
+    parser.add_argument(
+        "--class", required=True, metavar="CLASS", help="index, WordNet id or name of the class"
+    )
+    parser.add_argument("--seed", type=int, help="seed of the first image; drawn if left out")
+    parser.add_argument("--num-images", type=int, default=1, metavar="N", help="(default: 1)")
+    parser.add_argument("--guidance-scale", type=float, metavar="X", help="1 to 30")
+    parser.add_argument("--temperature", type=float, metavar="X", help="0 to 10")
+    parser.add_argument(
+        "--unmask-schedule", type=_schedule, metavar="N,N,…", help="bits revealed in each round"
+    )
+    parser.add_argument("--order", choices=get_args(Order), help="order of the tokens")
+    parser.add_argument(
+        "--output", type=Path, default=Path("image.png"), help="file to write: .png, .jpg or .webp"
+    )
+    add_settings_flags(parser, SETTINGS)
+    return parser
+
+
+def _schedule(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _format_of(output: Path) -> OutputFormat:
+    try:
+        return FORMATS[output.suffix.lower()]
+    except KeyError:
+        known = ", ".join(FORMATS)
+        raise BarError(f"--output {output}: the name must end in one of {known}") from None
+
+
+def _request(values: dict[str, Any]) -> GenerationRequest:
+    try:
+        return GenerationRequest.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise explain(problem, problem["loc"]) from None
+
+
+def _generate(job: Job, info: ModelInfo, settings: Settings) -> Pixels:
+    # Torch, after everything that can be refused without it.
+    from model.checkpoint import load_model  # noqa: PLC0415
+    from model.generate import generate  # noqa: PLC0415
+    from service.engine_loader import choose_device  # noqa: PLC0415
+
+    generator, tokenizer = load_model(info, device=choose_device(settings.device))
+    starts = range(0, len(job.images), BATCH_SIZE)
+    return np.concatenate(
+        [generate(generator, tokenizer, job.images[i : i + BATCH_SIZE]) for i in starts]
+    )
+
+
+def _files(output: Path, job: Job, images: Pixels, info: ModelInfo) -> Iterator[tuple[Path, bytes]]:
+    """Yield each file's path and content: one contact sheet, or one file for each image."""
+    texts = [
+        provenance(info.name, info.revision, info.class_labels[request.class_id], request)
+        for request in job.images
+    ]
+    if len(images) == 1 or "{seed}" in output.name or "{index}" in output.name:
+        for index, (request, pixels) in enumerate(zip(job.images, images, strict=True)):
+            name = output.name.replace("{seed}", str(request.seed))
+            path = output.with_name(name.replace("{index}", str(index)))
+            yield path, encode(pixels, job.output_format, texts[index])
+    else:
+        seeds = ", ".join(str(request.seed) for request in job.images)
+        text = {**texts[0], "bar:seed": seeds}
+        yield output, encode(contact_sheet(images), job.output_format, text)
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise BarError(f"cannot write {path}: {error.strerror}") from None
+    sys.stdout.write(f"wrote {path}\n")

@@ -1,0 +1,75 @@
+"""`bar serve`: one process that answers HTTP and runs the model, its queue in memory.
+
+A published model that is not on this machine is downloaded first, with a progress bar; weights that
+are here load in the background, while the probes already answer.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from model.zoo import ModelInfo
+from service import __version__, logs
+from service.commands.flags import add_settings_flags, find_model
+from service.server import bind, bootstrap, serve
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from model.engine import Engine
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises: BarError and CheckpointError say in one line why the process cannot start.
+    """
+    parser = argparse.ArgumentParser(
+        prog="bar serve", description="Serve a model over HTTP. Flags win over the environment."
+    )
+    add_settings_flags(parser, Settings.model_fields)
+    settings = Settings.load(vars(parser.parse_args(argv)))
+    logs.configure(settings.log_level, as_json=settings.log_json)
+    with bind(settings.host, settings.port) as listener:
+        info = find_model(settings)
+        url = _url(settings.host, listener.getsockname()[1])
+        revision = f"revision {info.revision}"
+        _say(
+            f"bar-serve {__version__} · {info.name} ({revision}) · {url} · documentation {url}/docs"
+        )
+
+        def load() -> "Engine":
+            # Torch: in the engine's thread, while the server is up already.
+            from service.engine_loader import load_engine  # noqa: PLC0415
+
+            return load_engine(info, settings.device, settings.num_slots)
+
+        service = bootstrap(settings, info, load)
+        asyncio.run(serve(service, listener, lambda: _say(f"Ready. Try:\n{_example(info, url)}")))
+    if service.thread.is_busy:
+        # A load or a step cannot be interrupted and Python would wait for it, beyond any grace
+        # time; nobody wants what it makes.
+        logging.shutdown()
+        os._exit(0)
+    return 0
+
+
+def _url(host: str, port: int) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host)  # noqa: S104 - where to reach it
+    return f"http://{shown or (f'[{host}]' if ':' in host else host)}:{port}"
+
+
+def _example(info: ModelInfo, url: str) -> str:
+    label = info.class_labels[min(7, len(info.class_labels) - 1)]
+    return (
+        f"  curl {url}/v1/generations -H 'content-type: application/json' \\\n"
+        f"    -H 'accept: image/png' -d '{{\"class_id\": {label.index}}}' -o image.png"
+    )
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()  # at once, also into a pipe

@@ -1,0 +1,120 @@
+"""What surrounds every request: its id, its time, its place in the metrics, the bound of its body.
+
+Pure ASGI: a middleware that hides `http.disconnect` from the application would keep slots busy for
+clients that have left. It stands outside the application, so that answers to unexpected errors
+carry their id too.
+"""
+
+import logging
+import secrets
+import time
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import BodyTooLarge, ServiceError
+from service.metrics import Metrics
+
+logger = logging.getLogger("bar.http")
+
+
+def error_response(error: ServiceError) -> JSONResponse:
+    """Return the answer to a request that ends in `error`."""
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    return JSONResponse(error.envelope(), error.status, headers)
+
+
+class Observation:
+    """Gives each request an id, and measures it."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, its id in `scope["state"]`, and count it when it is answered."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        # Made here, never taken from the client: its text shall not reach headers or logs.
+        request_id = scope.setdefault("state", {})["request_id"] = f"req_{secrets.token_hex(12)}"
+        status = 500
+
+        async def send_marked(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                elapsed_ms = (time.monotonic() - started) * 1000
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", request_id.encode()),
+                    (b"server-timing", f"total;dur={elapsed_ms:.1f}".encode()),
+                ]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_marked)
+        finally:
+            self._record(scope, status, time.monotonic() - started)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        # The route's pattern, not the path: clients can make up any number of paths.
+        handler = getattr(scope.get("route"), "path", "unmatched")
+        self._metrics.observe_http(handler, scope["method"], status, seconds)
+        logger.debug(
+            "answered",
+            extra={
+                "request": scope["state"]["request_id"],
+                "method": scope["method"],
+                "handler": handler,
+                "status": status,
+                "seconds": round(seconds, 4),
+            },
+        )
+
+
+class BodyLimit:
+    """Reads a request's body, at most `max_bytes` of it, before the application sees the request.
+
+    What counts is what arrives, whatever Content-Length says.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with its body in one piece, or answer 413."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = bytearray()
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self._max_bytes:
+                await self._refuse(scope, receive, send)
+                return
+        replayed = False
+
+        async def receive_whole() -> Message:
+            nonlocal replayed
+            if replayed:
+                return await receive()
+            replayed = True
+            return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+        await self._app(scope, receive_whole, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        error = BodyTooLarge(f"the body is larger than {self._max_bytes} bytes")
+        response = error_response(error)
+        response.headers["Connection"] = "close"  # the rest of the body is not read
+        await response(scope, receive, send)

@@ -1,0 +1,227 @@
+"""The wire format of the API: what a request may hold, what an answer holds.
+
+Types and bounds that hold for every model stand here, with their words for the OpenAPI document;
+what depends on the model or on settings is checked in `submission`. Requests are read strictly:
+no unknown field, no text or boolean for a number, no NaN.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+
+from model.config import MAX_GUIDANCE_SCALE, MAX_SEED, MAX_TEMPERATURE, Order
+from service.jobs import OutputFormat
+
+MAX_METADATA_ENTRIES = 16
+
+MetadataKey = Annotated[str, Field(max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
+Bits = Annotated[int, Field(ge=1)]
+
+
+class GenerationRequest(BaseModel):
+    """Images of one class (`class_id` or `class`) or of several (`class_ids`)."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        json_schema_extra={"examples": [{"class": "7", "seed": 1, "num_images": 2}]},
+    )
+
+    model: str | None = Field(None, description="Id of a served model; the only one if left out.")
+    class_id: int | None = Field(None, description="Index of the class.")
+    class_name: int | str | None = Field(
+        None, alias="class", description="Index, WordNet id or name of the class."
+    )
+    class_ids: list[int] | None = Field(
+        None, min_length=1, description="Indices of several classes; num_images of each are made."
+    )
+    num_images: int = Field(1, ge=1, description="Images, of each class.")
+    seed: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_SEED,
+        description="Image i has seed (seed + i) mod 2^32. Drawn and returned if left out.",
+    )
+    guidance_scale: float | None = Field(
+        None, ge=1, le=MAX_GUIDANCE_SCALE, description="The model's default if left out."
+    )
+    temperature: float | None = Field(
+        None,
+        ge=0,
+        le=MAX_TEMPERATURE,
+        validation_alias=AliasChoices("temperature", "randomize_temperature"),
+        description="The model's default if left out. Also taken as `randomize_temperature`.",
+    )
+    unmask_schedule: list[Bits] | None = Field(
+        None,
+        min_length=1,
+        validation_alias=AliasChoices("unmask_schedule", "tokens_allocation"),
+        description="Bits revealed in each round: not decreasing, summing to the model's bits per "
+        "token. The model's default if left out. Also taken as `tokens_allocation`.",
+    )
+    order: Order | None = Field(
+        None, description="Order in which the tokens are drawn. The model's default if left out."
+    )
+    output_format: OutputFormat | None = Field(
+        None, description="Image format; png if left out, or what an image Accept header says."
+    )
+    response_format: Literal["b64_json"] = Field(
+        "b64_json", description="How a JSON answer carries images."
+    )
+    timeout_s: float | None = Field(
+        None, gt=0, description="Seconds after which the job is stopped and answered with 504."
+    )
+    metadata: dict[MetadataKey, MetadataValue] = Field(
+        default_factory=dict,
+        max_length=MAX_METADATA_ENTRIES,
+        description="Texts of the caller's own, returned with the answer.",
+    )
+
+    @model_validator(mode="after")
+    def _has_one_class(self) -> "GenerationRequest":
+        given = self.class_fields
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of class_id, class and class_ids, got {len(given)} of them"
+            )
+        return self
+
+    @property
+    def class_fields(self) -> dict[str, int | str | list[int]]:
+        """Those of the three ways to name the class that were used."""
+        ways = {"class_id": self.class_id, "class": self.class_name, "class_ids": self.class_ids}
+        return {name: value for name, value in ways.items() if value is not None}
+
+
+class GeneratedImage(BaseModel):
+    """One image of an answer."""
+
+    index: int
+    class_id: int
+    class_name: str
+    seed: int = Field(description="The seed of this image: alone, with it, it comes out the same.")
+    b64_json: str = Field(description="The encoded image in base64.")
+    sha256: str = Field(description="Of the encoded image, in hexadecimal.")
+
+
+class Timings(BaseModel):
+    """Seconds in each stage; encode_s is summed over images that are encoded side by side."""
+
+    queue_s: float
+    generation_s: float
+    decode_s: float
+    encode_s: float
+    total_s: float
+
+
+class Generation(BaseModel):
+    """A job that succeeded, and its images."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    id: str
+    object: Literal["image.generation"] = "image.generation"
+    status: Literal["succeeded"] = "succeeded"
+    created: int = Field(description="Unix time of the request.")
+    model: str
+    model_revision: str
+    size: str = Field(description="Width x height in pixels.")
+    output_format: OutputFormat
+    data: list[GeneratedImage]
+    timings: Timings
+    metadata: dict[str, str]
+    warnings: list[str]
+
+
+class SamplingDefaults(BaseModel):
+    """What a request gets where it leaves a field out."""
+
+    guidance_scale: float
+    temperature: float
+    unmask_schedule: list[int]
+    order: Order
+
+
+class ModelLimits(BaseModel):
+    """Bounds of a request to this server."""
+
+    max_images: int
+    max_timeout_s: float
+
+
+class ModelCard(BaseModel):
+    """A served model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(description="Unix time at which this server started.")
+    owned_by: str = "bar-serve"
+    revision: str
+    image_size: int
+    num_classes: int
+    num_steps: int = Field(description="Steps of one image, always the same.")
+    bits_per_token: int
+    defaults: SamplingDefaults
+    limits: ModelLimits
+
+
+class ModelList(BaseModel):
+    """The served models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class ClassEntry(BaseModel):
+    """A class of a model."""
+
+    class_id: int
+    wordnet_id: str | None
+    name: str
+    names: list[str]
+
+
+class ClassList(BaseModel):
+    """Classes of a model, best match first where they were searched for."""
+
+    object: Literal["list"] = "list"
+    data: list[ClassEntry]
+
+
+class Health(BaseModel):
+    """The answer of a probe."""
+
+    status: Literal["live", "ready"]
+
+
+class Version(BaseModel):
+    """The software and the model that it serves."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    name: Literal["bar-serve"] = "bar-serve"
+    version: str
+    model: str
+    model_revision: str
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong, for a person (`message`) and for a program (the rest)."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is not a success."""
+
+    error: ErrorDetail
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe error answers for the OpenAPI document."""
+    return {status: {"model": ErrorBody} for status in statuses}

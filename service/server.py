@@ -1,0 +1,167 @@
+"""The process behind `bar serve`: its objects wired together, its start and its end.
+
+`bootstrap` builds everything once and hands each part what it needs; there are no globals. The API
+is up before the weights are: they load in the engine's thread. On SIGTERM or SIGINT no further
+request is accepted, what was accepted is answered, and what is not done within the grace time
+is answered with 503.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import math
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from model.zoo import ModelInfo
+from service.api import Api
+from service.errors import StartupError
+from service.job_queue import MemoryJobQueue
+from service.metrics import Metrics
+from service.settings import Settings
+from service.worker import EngineThread, run_worker
+
+if TYPE_CHECKING:
+    from model.engine import Engine
+
+logger = logging.getLogger("bar.server")
+
+CLOSING_S = 5  # to send answers after the grace time
+
+
+@dataclass(frozen=True)
+class Service:
+    """The parts of one process."""
+
+    settings: Settings
+    info: ModelInfo
+    queue: MemoryJobQueue
+    api: Api
+    thread: EngineThread
+    run_worker: Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
+
+
+def bootstrap(settings: Settings, info: ModelInfo, load_engine: Callable[[], "Engine"]) -> Service:
+    """Wire the parts of a process that serves `info`.
+
+    Raises: StartupError if the queue could never hold the largest request.
+    """
+    largest = settings.max_images * info.generator.num_tokens
+    if largest > settings.max_queued_steps:
+        raise StartupError(
+            f"max_queued_steps {settings.max_queued_steps} is less than a request for "
+            f"max_images {settings.max_images} takes: {largest} steps"
+        )
+    queue = MemoryJobQueue(max_queued_cost=settings.max_queued_steps)
+    metrics = Metrics(info.name, info.revision)
+    thread = EngineThread()
+    return Service(
+        settings=settings,
+        info=info,
+        queue=queue,
+        api=Api(settings=settings, info=info, queue=queue, metrics=metrics),
+        thread=thread,
+        run_worker=partial(
+            run_worker,
+            name="local",
+            info=info,
+            queue=queue,
+            load_engine=load_engine,
+            metrics=metrics,
+            thread=thread,
+        ),
+    )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket bound to `host` and `port`; connections are refused until it is served.
+
+    Raises: StartupError says why that is not possible.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    # A restarted server gets its port although old connections linger on it.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            reason = "it is in use already; choose another with --port"
+        else:
+            reason = error.strerror or str(error)
+        raise StartupError(f"cannot listen on {host} port {port}: {reason}") from None
+    return listener
+
+
+async def serve(
+    service: Service, listener: socket.socket, on_ready: Callable[[], None] = lambda: None
+) -> None:
+    """Serve until a signal comes, then finish what was accepted.
+
+    Raises: what ended the worker, if the worker ended by itself.
+    """
+    server = _Server(service)
+    worker = asyncio.create_task(service.run_worker(on_ready))
+    worker.add_done_callback(server.stop_without_worker)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop_by_signal)
+    await server.serve(sockets=[listener])
+    worker.cancel()
+    await asyncio.wait({worker})
+    if not worker.cancelled():
+        worker.result()
+    logger.info("stopped")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but it stops our way: accepted jobs are finished, and the exit status is 0."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._closing: asyncio.Task[None] | None = None
+        super().__init__(
+            uvicorn.Config(
+                service.api.app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                ws="none",
+                timeout_graceful_shutdown=math.ceil(service.settings.shutdown_grace_s) + CLOSING_S,
+            )
+        )
+
+    def stop_by_signal(self) -> None:
+        """Stop within the grace time; at the second signal, at once."""
+        self.stop(grace_s=0 if self.should_exit else self._service.settings.shutdown_grace_s)
+
+    def stop_without_worker(self, worker: asyncio.Task[None]) -> None:
+        """Stop at once if the worker ended by itself: nothing can be finished."""
+        if not worker.cancelled():
+            self.stop(grace_s=0)
+
+    def stop(self, grace_s: float) -> None:
+        """Accept nothing more; cancel what is not finished after `grace_s` seconds."""
+        logger.info("stopping", extra={"grace_s": grace_s})
+        self._service.api.drain()
+        self.should_exit = True
+        if self._closing:
+            self._closing.cancel()
+        self._closing = asyncio.create_task(self._close_after(grace_s))
+
+    async def _close_after(self, grace_s: float) -> None:
+        await asyncio.sleep(grace_s)
+        await self._service.queue.close()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to `serve`: uvicorn would raise them again at the end, and die of them."""
+        yield

@@ -1,0 +1,92 @@
+"""Every setting of the service, and the only place where the environment is read.
+
+A command-line flag wins over its environment variable (`BAR_PORT` for `port`), which wins over the
+default. Each field is the single source of its flag, its variable, its help and its bounds.
+A variable `BAR_…` that names no setting is refused: a typo must not silently serve the default.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import StartupError
+
+PREFIX = "BAR_"
+
+
+class Settings(BaseModel):
+    """The settings of one process; frozen, complete and valid once constructed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    model: str = Field("digits", description="model to serve: a name of `bar models`, or a folder")
+    revision: str | None = Field(None, description="hub revision of the model")
+    cache_dir: Path | None = Field(None, description="folder of downloaded models")
+    offline: bool = Field(False, description="never use the network")
+    device: str = Field("auto", description="torch device; auto is cuda where there is one")
+    num_slots: int = Field(16, ge=1, le=4096, description="images generated at the same time")
+    max_images: int = Field(16, ge=1, le=4096, description="most images that one request may ask")
+    max_queued_steps: int = Field(
+        65536, ge=1, description="bound of the queue, as images x steps of an image"
+    )
+    default_timeout_s: float = Field(
+        60.0, gt=0, allow_inf_nan=False, description="time that a request has unless it says"
+    )
+    max_timeout_s: float = Field(
+        600.0, gt=0, allow_inf_nan=False, description="most time that a request may ask for"
+    )
+    max_body_bytes: int = Field(65536, ge=1024, description="largest request body")
+    shutdown_grace_s: float = Field(
+        25.0, ge=0, allow_inf_nan=False, description="time to finish what runs after SIGTERM"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe level that is logged"
+    )
+    log_json: bool = Field(False, description="log one JSON object per line")
+
+    @classmethod
+    def load(
+        cls, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os.environ
+    ) -> Self:
+        """Build the settings from `flags` over `environ` over the defaults.
+
+        Raises: StartupError names the variable or flag that is wrong.
+        """
+        given = {name: value for name, value in (flags or {}).items() if value is not None}
+        try:
+            settings = cls(**{**_from_environment(environ, set(cls.model_fields)), **given})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise StartupError(_explain(str(first["loc"][0]), first, given)) from None
+        if settings.default_timeout_s > settings.max_timeout_s:
+            raise StartupError(
+                f"default_timeout_s {settings.default_timeout_s:g} is longer than "
+                f"max_timeout_s {settings.max_timeout_s:g}"
+            )
+        return settings
+
+
+def _from_environment(environ: Mapping[str, str], known: set[str]) -> dict[str, str]:
+    values = {
+        variable.removeprefix(PREFIX).lower(): value
+        for variable, value in environ.items()
+        if variable.startswith(PREFIX)
+    }
+    for name in sorted(set(values) - known):
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        raise StartupError(
+            f"no setting is named {PREFIX}{name.upper()}; the nearest is "
+            f"{PREFIX}{nearest.upper()} (all are listed by `bar serve --help`)"
+        )
+    return values
+
+
+def _explain(name: str, problem: Any, flags: Mapping[str, Any]) -> str:
+    source = f"--{name.replace('_', '-')}" if name in flags else f"{PREFIX}{name.upper()}"
+    return f"{source}: {problem['msg']}, got {problem['input']!r}"
