@@ -32,11 +32,6 @@ def sources(*folders: str) -> Iterator[tuple[str, ast.Module]]:
             yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text("utf-8"))
 
 
-def dotted(path: str) -> str:
-    """Turn a module's path into the name that it is imported by."""
-    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-
-
 def imported_roots(tree: ast.Module) -> set[str]:
     """Name the top-level packages that a module imports absolutely, anywhere in it."""
     roots: set[str] = set()
@@ -78,9 +73,15 @@ def test_model_imports_only_what_it_may() -> None:
     assert {"model/image_encoder.py": {"transformers"}} == {p: f for p, f in foreign.items() if f}
 
 
+def service_modules() -> set[str]:
+    """Name every module of service/ that is there to be imported, packages themselves aside."""
+    paths = [path for path, _ in sources("service") if not Path(path).name.startswith("__")]
+    return {path.removesuffix(".py").replace("/", ".") for path in paths}
+
+
 def test_torch_free_contract_names_the_whole_service() -> None:
     """Of service/, only engine_loader and the subcommands, lazily, may reach torch."""
-    modules = {dotted(path) for path, _ in sources("service") if not path.endswith("__init__.py")}
+    modules = service_modules()
     torch_side = {m for m in modules if m.startswith("service.commands.")} | {LOADER}
     named = {m for m in contract("torch-free")["source_modules"] if m.startswith("service.")}
     assert modules - torch_side == named
@@ -88,9 +89,8 @@ def test_torch_free_contract_names_the_whole_service() -> None:
 
 def test_importing_the_service_never_loads_torch() -> None:
     """Every module of service/ but engine_loader can be imported without importing torch."""
-    modules = [dotted(path) for path, _ in sources("service") if dotted(path) != LOADER]
-    script = f"import sys, {', '.join(modules)}\nprint('torch' in sys.modules)"
-    assert "False" == run_python(script)
+    modules = ", ".join(sorted(service_modules() - {LOADER}))
+    assert "False" == run_python(f"import sys, {modules}\nprint('torch' in sys.modules)")
 
 
 def test_help_never_loads_torch() -> None:
