@@ -19,12 +19,10 @@ from model.layers import (
 )
 from tests.model.tiny import fill_with_noise
 
-RNG = torch.Generator().manual_seed(0)
 
-
-def noise(*shape: int) -> torch.Tensor:
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     """Draw a float64 tensor."""
-    return torch.randn(shape, generator=RNG, dtype=torch.float64)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize(("width", "hidden"), [(768, 2048), (1280, 3413), (2048, 5461), (32, 85)])
@@ -69,7 +67,7 @@ def test_heads_are_consecutive_channels() -> None:
 
 def test_causal_attention_formula() -> None:
     """Each position averages the values up to itself by softmax of q·k / √d."""
-    q, k, v = noise(2, 3, 5, 4), noise(2, 3, 5, 4), noise(2, 3, 5, 4)
+    q, k, v = (noise(2, 3, 5, 4, seed=seed) for seed in range(3))
     hidden = torch.ones(5, 5, dtype=torch.bool).triu(1)
     scores = (q @ k.transpose(-1, -2) / 2).masked_fill(hidden, -torch.inf)
     torch.testing.assert_close(causal_attention(q, k, v), scores.softmax(-1) @ v)
