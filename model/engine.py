@@ -3,9 +3,12 @@
 The worker drives it: `admit` puts an image into a free slot, `step` advances every occupied slot by
 one token, `decode` turns full slots into pixels and frees them. Images join and leave at any step.
 
-Every step computes all slots, occupied or not, at one fixed batch shape. That is what makes an
-image the same, bit for bit, alone and in company: matrix products of another shape may round
-differently. Not thread-safe: one thread drives an engine. Source: paper §3.4.
+A batch-invariant engine, the default, computes all slots and both branches at every step, needed or
+not: matrix products of another shape may round differently, so one fixed shape is what makes an
+image the same, bit for bit, alone and in company. Without it a step covers only what is occupied
+and guided, which is faster under light load and as exact up to rounding.
+
+Not thread-safe: one thread drives an engine. Source: paper §3.4.
 """
 
 from collections.abc import Sequence
@@ -16,50 +19,72 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.config import ImageRequest, SamplingConfig
+from model.config import ImageRequest
+from model.cuda_graphs import StepPlan, StepRunner
+from model.fast_decoder import Decoding, FastDecoder
+from model.fast_head import FastHead
+from model.fast_trunk import FastTrunk, Prefix
 from model.generate import generation_order
 from model.generator import Generator
-from model.kv_cache import KVCache
-from model.sampling import linear_guidance, token_uniforms, unmasking
-from model.token_grid import to_raster_order, tokens_to_cells
+from model.prefix_cache import PrefixCache
+from model.slot_state import SlotState
+from model.stopwatch import Stopwatch
 from model.tokenizer import Tokenizer
+
+PREFIX_CACHE_BYTES = 1 << 30
+# On the CPU the modulations of a class's whole sequence are kept, up to this size each and the
+# one above together; larger ones, and those on a GPU, are computed step by step.
+MODULATION_TABLE_BYTES = 64 << 20
 
 
 @dataclass
 class Slot:
     """What the host knows of one slot."""
 
-    request: ImageRequest
-    is_occupied: bool = False
+    request: ImageRequest | None = None
     num_drawn: int = 0  # tokens
 
 
 class Engine:
     """Draws up to `num_slots` images at a time."""
 
-    def __init__(self, generator: Generator, tokenizer: Tokenizer, *, num_slots: int) -> None:
+    @torch.no_grad()
+    def __init__(
+        self,
+        generator: Generator,
+        tokenizer: Tokenizer,
+        *,
+        num_slots: int,
+        dtype: torch.dtype = torch.float32,
+        batch_invariant: bool = True,
+    ) -> None:
         if num_slots < 1:
             raise ValueError(f"num_slots must be at least 1, got {num_slots}")
-        self.num_slots = num_slots
-        self._generator, self._tokenizer = generator, tokenizer
-        config, parameter = generator.config, generator.trunk.cls_token
-        idle = SamplingConfig(
-            guidance_scale=1.0, temperature=0.0, unmask_schedule=(config.bits_per_token,)
+        self.config, self.num_slots, self.dtype = generator.config, num_slots, dtype
+        self.device = generator.trunk.cls_token.device
+        self.batch_invariant = batch_invariant
+        self.stopwatch = Stopwatch(self.device)
+        self.num_out_of_memory = 0
+        self._trunk, self._head = FastTrunk(generator.trunk, dtype), FastHead(generator.head, dtype)
+        self._decoder = FastDecoder(tokenizer, dtype, 1 if self.device.type == "cpu" else 8)
+        self._slots = [Slot() for _ in range(num_slots)]
+        self._state = SlotState(self.config, num_slots, self.device, dtype)
+        self._run_step = StepRunner(self._token_step, self.device)
+        self._slots_at_once = num_slots  # fewer after the memory ran out
+        self.prefixes: PrefixCache[tuple[int, int], Prefix] = PrefixCache(
+            lambda key: self._trunk.prefill(*key), PREFIX_CACHE_BYTES
         )
-        self._slots = [
-            Slot(ImageRequest(class_id=0, seed=0, sampling=idle)) for _ in range(num_slots)
-        ]
-        self._device = parameter.device
-        # Rows 0..N-1 of cache and latents are conditional, N..2N-1 the same without class.
-        self._cache = KVCache(config, 2 * num_slots, self._device, parameter.dtype)
-        self._latents = parameter.new_zeros(2 * num_slots, config.head_width, requires_grad=False)
-        self._orders = torch.arange(config.num_tokens, device=self._device).repeat(num_slots, 1)
-        self._tokens = self._orders[..., None].repeat(1, 1, config.bits_per_token) * 0
+        self._modulations: PrefixCache[int, tuple[Tensor]] | None = None
+        null_table = self._trunk.null_modulations
+        if self.device.type == "cpu" and null_table.nbytes <= MODULATION_TABLE_BYTES:
+            self._modulations = PrefixCache(
+                lambda class_id: (self._trunk.sequence_modulations(class_id),), PREFIX_CACHE_BYTES
+            )
 
     @property
     def free_slots(self) -> int:
         """How many images `admit` takes right now."""
-        return sum(not slot.is_occupied for slot in self._slots)
+        return sum(slot.request is None for slot in self._slots)
 
     @torch.no_grad()
     def admit(self, request: ImageRequest) -> int:
@@ -67,103 +92,178 @@ class Engine:
 
         Raises ValueError for a request that does not fit the model, and when no slot is free.
         """
-        config = self._generator.config
-        request.check_for(config)
+        request.check_for(self.config)
         if not self.free_slots:
             raise ValueError(f"all {self.num_slots} slots are occupied: step until one is free")
-        number = next(n for n, slot in enumerate(self._slots) if not slot.is_occupied)
-        self._orders[number] = generation_order(request, config)
-        classes = self._tensor([request.class_id, config.null_class])
-        rows = self._tensor([number, self.num_slots + number])
-        orders = self._orders[number].expand(2, -1)
-        self._latents[rows] = self._generator.trunk.prefill(classes, orders, self._cache, rows)
-        self._slots[number] = Slot(request, is_occupied=True)
+        number = next(n for n, slot in enumerate(self._slots) if slot.request is None)
+        order = generation_order(request, self.config)
+        first_cell = int(order[0])
+        conditional = self.prefixes.get((request.class_id, first_cell))
+        unconditional = self.prefixes.get((self.config.null_class, first_cell))
+        if self._state.make_room(len(request.sampling.unmask_schedule)):
+            self._run_step.forget()
+        self._state.write(number, request, order, self._head, (conditional, unconditional))
+        self._slots[number] = Slot(request)
         return number
 
     def cancel(self, number: int) -> None:
         """Free a slot without finishing its image; KeyError if it is not occupied."""
-        self._occupied(number).is_occupied = False
+        self._request(number)
+        self._free([number])
 
     def progress(self, number: int) -> float:
         """Return the share of a slot's tokens that are drawn; KeyError if it is not occupied."""
-        return self._occupied(number).num_drawn / self._generator.config.num_tokens
+        self._request(number)
+        return self._slots[number].num_drawn / self.config.num_tokens
 
     @torch.no_grad()
     def step(self) -> list[int]:
         """Advance every occupied slot by one token; return the slots that became full.
 
-        Full slots stay as they are until `decode` or `cancel` frees them.
+        Full slots stay as they are until `decode` or `cancel` frees them. On a GPU this returns
+        once the step is enqueued.
         """
-        num_tokens = self._generator.config.num_tokens
+        num_tokens = self.config.num_tokens
         advancing = [
             number
             for number, slot in enumerate(self._slots)
-            if slot.is_occupied and slot.num_drawn < num_tokens
+            if slot.request is not None and slot.num_drawn < num_tokens
         ]
         if not advancing:
             return []
-        tokens = self._draw_tokens()
+        self._run_in_parts(self._plan(advancing))
         for number in advancing:
-            slot = self._slots[number]
-            self._tokens[number, slot.num_drawn] = tokens[number]
-            slot.num_drawn += 1
-        full = [n for n in advancing if self._slots[n].num_drawn == num_tokens]
-        if len(full) < len(advancing):
-            self._latents = self._advance_trunk(tokens)
-        return full
+            self._slots[number].num_drawn += 1
+        return [number for number in advancing if self._slots[number].num_drawn == num_tokens]
 
     @torch.no_grad()
-    def decode(self, numbers: Sequence[int]) -> NDArray[np.uint8]:
-        """Return the images of full slots, uint8 (B, height, width, 3), and free the slots.
+    def start_decode(self, numbers: Sequence[int]) -> Decoding:
+        """Begin to turn full slots into pixels, free the slots, and return where pixels arrive.
 
         Raises KeyError for a slot that is not occupied, ValueError for one that is not full.
         """
         for number in numbers:
             if (progress := self.progress(number)) < 1:
                 raise ValueError(f"slot {number} is not full: {progress:.0%} of it is drawn")
-        raster = to_raster_order(self._tokens[list(numbers)], self._orders[list(numbers)])
-        cells = tokens_to_cells(raster, self._generator.config.patch_size)
-        # One image a call: a fixed shape again, so that pixels do not depend on company either.
-        images = [self._tokenizer.decode_uint8(image[None]).numpy(force=True) for image in cells]
+        with self.stopwatch.measure("decoder"):
+            decoding = self._decoder.start(self._codes(numbers))
+        self._free(numbers)
+        return decoding
+
+    def decode(self, numbers: Sequence[int]) -> NDArray[np.uint8]:
+        """Return the images of full slots, uint8 (B, height, width, 3), and free the slots.
+
+        Raises as `start_decode` does.
+        """
+        return self.start_decode(numbers).images()
+
+    @torch.no_grad()
+    def preview(self, numbers: Sequence[int]) -> NDArray[np.uint8]:
+        """Return what is drawn of occupied slots so far, uint8 (B, height, width, 3).
+
+        Bits that are not drawn yet enter the decoder half way between their two values. Raises
+        KeyError for a slot that is not occupied.
+        """
         for number in numbers:
-            self._slots[number].is_occupied = False
-        return np.concatenate(images)
+            self._request(number)
+        return self._decoder.start(self._codes(numbers)).images()
 
-    def _occupied(self, number: int) -> Slot:
-        if not (0 <= number < self.num_slots and self._slots[number].is_occupied):
+    @torch.no_grad()
+    def warm_up(self) -> None:
+        """Run every kind of step once, and on a GPU capture it. Only while no slot is occupied."""
+        assert self.free_slots == self.num_slots
+        rounds = self._state.ratios.shape[1]
+        buckets = {self._bucket(n) for n in range(1, self.num_slots + 1)}
+        branches = (2,) if self.batch_invariant else (2, 1)
+        self._run_step.warm_up([StepPlan(0, n, b, b, rounds) for n in buckets for b in branches])
+        self._decoder.start(self._codes([0])).images()
+
+    def _request(self, number: int) -> ImageRequest:
+        request = self._slots[number].request if 0 <= number < self.num_slots else None
+        if request is None:
             raise KeyError(f"slot {number} holds no image")
-        return self._slots[number]
+        return request
 
-    def _tensor(self, values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, device=self._device)
+    def _free(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self._slots[number] = Slot()
+            self._state.drawn[number] = self.config.num_tokens
 
-    def _draw_tokens(self) -> Tensor:
-        """Return the next token of every slot, (N, k); of no use where no image advances."""
-        config, requests = self._generator.config, [slot.request for slot in self._slots]
-        sampling = [request.sampling for request in requests]
-        drawn = self._tensor([slot.num_drawn for slot in self._slots])
-        schedule = unmasking([settings.unmask_schedule for settings in sampling], self._device)
-        seeds = self._tensor([request.seed for request in requests])
-        noise = token_uniforms(seeds, drawn, schedule.max_rounds, config.bits_per_token)
-        scale = self._tensor([settings.guidance_scale for settings in sampling])
-        guidance = linear_guidance(scale, drawn, config.num_tokens)
-        temperature = self._tensor([settings.temperature for settings in sampling])
-        latent, null_latent = self._latents.chunk(2)
-        return self._generator.head.sample(
-            latent, null_latent, guidance, temperature, schedule, noise
-        )
+    def _codes(self, numbers: Sequence[int]) -> Tensor:
+        codes = [self._state.codes(number, self._slots[number].num_drawn) for number in numbers]
+        return torch.stack(codes)
 
-    def _advance_trunk(self, tokens: Tensor) -> Tensor:
-        """Read each slot's newest token and return the latents (2N, W) of the next ones."""
-        config = self._generator.config
-        # Slots that do not advance are computed too, at any legal position, and never read.
-        newest = [min(max(slot.num_drawn - 1, 0), config.num_tokens - 2) for slot in self._slots]
-        classes = self._tensor([slot.request.class_id for slot in self._slots])
-        return self._generator.trunk.decode_step(
-            tokens.repeat(2, 1),
-            self._tensor(newest).repeat(2),
-            torch.cat([classes, torch.full_like(classes, config.null_class)]),
-            self._orders.repeat(2, 1),
-            self._cache,
-            torch.arange(2 * self.num_slots, device=self._device),
-        )
+    def _bucket(self, num_slots: int) -> int:
+        """Return the number of slots that a step computes for the first `num_slots`."""
+        if self.batch_invariant:
+            return self.num_slots
+        return min(1 << (num_slots - 1).bit_length(), self.num_slots)
+
+    def _plan(self, advancing: list[int]) -> StepPlan:
+        slots = [self._slots[number] for number in advancing]
+        sampling = [slot.request.sampling for slot in slots if slot.request is not None]
+        rounds = max(len(settings.unmask_schedule) for settings in sampling)
+        guided = [settings.guidance_scale > 1 for settings in sampling]
+        # The first token has guidance 1 whatever the scale is.
+        head_guided = any(g and slot.num_drawn for g, slot in zip(guided, slots, strict=True))
+        head_branches = 1 + (self.batch_invariant or head_guided)
+        trunk_branches = 1 + (self.batch_invariant or any(guided))
+        if self.device.type == "cuda":  # a few graphs that are replayed beat many exact ones
+            return StepPlan(
+                0, self._bucket(advancing[-1] + 1), trunk_branches, trunk_branches, rounds
+            )
+        if all(slot.num_drawn == self.config.num_tokens - 1 for slot in slots):
+            trunk_branches = 0
+        return StepPlan(0, self._bucket(advancing[-1] + 1), head_branches, trunk_branches, rounds)
+
+    def _run_in_parts(self, plan: StepPlan) -> None:
+        """Run a step over all of its slots, or, where memory runs out, over fewer at a time.
+
+        A part that failed runs again from its beginning: until its tokens are counted, a step
+        writes only where it will write the same once more.
+        """
+        start = plan.start
+        while start < plan.stop:
+            stop = min(start + self._slots_at_once, plan.stop)
+            try:
+                self._run_step(plan._replace(start=start, stop=stop))
+            except torch.OutOfMemoryError:
+                if self._slots_at_once == 1:
+                    raise
+                self._slots_at_once = (stop - start + 1) // 2
+                self._make_memory()
+            else:
+                start = stop
+
+    def _make_memory(self) -> None:
+        self.num_out_of_memory += 1
+        while len(self.prefixes) > 1:
+            self.prefixes.evict()
+        self._run_step.forget()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _token_step(self, plan: StepPlan) -> None:
+        """Draw the next token of the planned slots, then read it. No host synchronisation."""
+        with self.stopwatch.measure("head"):
+            tokens = self._state.draw_tokens(
+                self._head, plan.slots, plan.head_branches, plan.num_rounds
+            )
+        if plan.trunk_branches:
+            with self.stopwatch.measure("trunk"):
+                modulations = self._tabulated_modulations(plan.slots)
+                self._state.advance(
+                    self._trunk, plan.slots, tokens, modulations, plan.trunk_branches
+                )
+        self._state.count(plan.slots)
+
+    def _tabulated_modulations(self, slots: slice) -> Tensor | None:
+        """Return modulations (N, depth, 6D) where classes have tables."""
+        if self._modulations is None:
+            return None
+        rows = []
+        for slot in self._slots[slots]:
+            class_id = self.config.null_class if slot.request is None else slot.request.class_id
+            (table,) = self._modulations.get(class_id)
+            rows.append(table[min(slot.num_drawn, self.config.num_tokens - 2)])
+        return torch.stack(rows)

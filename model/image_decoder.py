@@ -58,10 +58,10 @@ class ImageDecoder(nn.Module):
         side = self.config.grid_size
         x = self.norm_post(x[:, 1:])  # the class token has done its work
         x = self.to_pixels(x.transpose(1, 2).reshape(len(x), -1, side, side))
-        return self.smooth(_unfold_patches(x, self.config.patch_size))  # type: ignore[no-any-return]
+        return self.smooth(unfold_patches(x, self.config.patch_size))  # type: ignore[no-any-return]
 
 
-def _unfold_patches(x: Tensor, patch_size: int) -> Tensor:
+def unfold_patches(x: Tensor, patch_size: int) -> Tensor:
     """(B, p·p·3, g, g), channels laid out (row, column, colour) → (B, 3, g·p, g·p)."""
     batch, _, side, _ = x.shape
     x = x.reshape(batch, patch_size, patch_size, 3, side, side)

@@ -1,0 +1,108 @@
+"""The masked-bit head as the engine runs it: the same arithmetic, done once where that suffices.
+
+What `masked_bit_head.py` says plainly and repeats every round, this prepares:
+
+* the rounds' modulations depend on latent and mask ratio alone: one product for all rounds;
+* embedding and input projection of bits are a sum of table rows, and the first round's a constant;
+* guidance is linear, so it is applied before the output projection instead of after it.
+
+The output projection and everything behind it stay float32. Source: paper §3.4.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.layers import modulate
+from model.masked_bit_head import HeadBlock, MaskedBitHead
+from model.packed_linear import PackedLinear, PackedNorm, PackedSwiGLU, bit_table, fuse
+from model.sampling import MASK, gumbel, pick_bits, remask
+
+# Rounds whose modulations are computed together: always this many, so that the product's shape,
+# and with it the rounding, does not depend on the schedules of neighbours.
+ROUNDS_PER_PRODUCT = 4
+
+
+class FastHead:
+    """Samples tokens with the weights of a `MaskedBitHead`."""
+
+    def __init__(self, head: MaskedBitHead, dtype: torch.dtype) -> None:
+        self._dtype, self._num_bits = dtype, head.bits_per_token
+        self._wide = torch.promote_types(dtype, torch.float32)
+        self._ratio_embed = head.ratio_embed
+        blocks: list[HeadBlock] = list(head.blocks)  # type: ignore[arg-type]
+        self._norms = [PackedNorm(block.norm, dtype) for block in blocks]
+        self._mlps = [PackedSwiGLU(block.mlp, dtype) for block in blocks]
+        modulations = [*(block.modulation for block in blocks), head.final_modulation]
+        self._modulation = fuse(modulations, dtype)
+        self._width = head.final_norm.weight.shape[0]
+        self._input_norm = PackedNorm(head.input_norm, dtype)
+        self._final_norm = PackedNorm(head.final_norm, dtype)
+        table = bit_table(head.bit_embed, head.input_proj)  # (k, 3, W)
+        self._masked_input = (head.input_proj.bias + table[:, MASK].sum(0)).detach().to(dtype)
+        known = (table[:, :MASK] - table[:, MASK:]).flatten(0, 1).T  # (W, 2k)
+        self._known_bits = PackedLinear(known, torch.zeros_like(known[:, 0]), dtype)
+        self._bit_logits = PackedLinear.of(head.bit_logits, self._wide)
+
+    def embed_ratio(self, mask_ratio: Tensor) -> Tensor:
+        """(R,) → (R, W): what a slot keeps for its schedule."""
+        with torch.no_grad():
+            embedded: Tensor = self._ratio_embed(mask_ratio)
+        return embedded.to(self._dtype)
+
+    def sample(
+        self,
+        latents: Tensor,
+        ratios: Tensor,
+        guidance: Tensor | None,
+        temperatures: Tensor,
+        still_masked: Tensor,
+        uniforms: Tensor,
+    ) -> Tensor:
+        """Draw one token per row and return its bits (N, k) int64.
+
+        Shapes: latents (1 or 2, N, W), conditional first; ratios (N, R', W), R' at least R and a
+        multiple of ROUNDS_PER_PRODUCT; guidance (N,), or None where there are no unconditional
+        latents; temperatures, still_masked (N, R), round by round; uniforms (N, R, k, 3).
+        """
+        num_rows, num_rounds = still_masked.shape
+        noise = gumbel(uniforms)
+        modulations: list[tuple[Tensor, ...]] = []
+        bits = torch.full((num_rows, self._num_bits), MASK, device=latents.device)
+        for r in range(num_rounds):
+            if r == len(modulations):
+                modulations += self._modulate(latents, ratios[:, r : r + ROUNDS_PER_PRODUCT])
+            logits = self._logits(bits if r else None, modulations[r], guidance)
+            masked = bits == MASK
+            drawn, confidence = pick_bits(logits, temperatures[:, r, None], noise[:, r])
+            bits = torch.where(masked, drawn, bits)
+            confidence = torch.where(masked, confidence, math.inf)
+            bits = remask(bits, confidence, masked.sum(-1), still_masked[:, r])
+        return bits
+
+    def _modulate(self, latents: Tensor, ratios: Tensor) -> list[tuple[Tensor, ...]]:
+        """Return, for each of these rounds, shift, scale and gate of each block, then the final
+        scale and shift, each (branches, N, W)."""
+        condition = F.silu(F.silu(ratios.transpose(0, 1)[:, None] + latents))  # (R, branches, N, W)
+        rows = self._modulation(condition.flatten(0, 2))
+        by_round = rows.reshape(*condition.shape[:-1], -1)
+        return [one.split(self._width, dim=-1) for one in by_round]
+
+    def _logits(
+        self, bits: Tensor | None, modulation: tuple[Tensor, ...], guidance: Tensor | None
+    ) -> Tensor:
+        """Return guided logits (N, k, 2); `bits` None stands for all masked."""
+        x = self._masked_input
+        if bits is not None:
+            known = torch.stack([bits == 0, bits == 1], dim=-1).flatten(1)  # (N, 2k)
+            x = x + self._known_bits(known.to(self._dtype))
+        x = self._input_norm(x)  # (N, W) or (W,), the same for both branches
+        for i, (norm, mlp) in enumerate(zip(self._norms, self._mlps, strict=True)):
+            shift, scale, gate = modulation[3 * i : 3 * i + 3]
+            x = x + gate * mlp(modulate(norm(x), shift, scale))  # (branches, N, W)
+        scale, shift = modulation[-2:]
+        x = modulate(self._final_norm(x), shift, scale).to(self._wide)
+        guided = x[0] if guidance is None else x[0] + (guidance[:, None] - 1) * (x[0] - x[1])
+        return self._bit_logits(guided).reshape(-1, self._num_bits, 2)

@@ -1,0 +1,176 @@
+"""The trunk as the engine runs it: one token of every row, with everything else prepared.
+
+What `transformer.py` says plainly and repeats every step, this prepares:
+
+* embedding and merging bits is a sum of table rows, one small product;
+* adaLN modulations depend on class and position alone: a table for "no class", and for each image
+  a window of its next positions, computed in one product;
+* the prefix depends on the class and the first cell alone: `prefill` is called once for each.
+
+Rows lie interleaved, 2i conditional and 2i + 1 unconditional, so that the first n slots are one
+contiguous view of the cache, with both branches or (every second row) one. Source: paper §3.3.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.kv_cache import KVCache
+from model.layers import Attend, causal_attention, merge_heads, modulate, split_heads
+from model.packed_linear import PackedLinear, PackedNorm, PackedSwiGLU, bit_table, fuse
+from model.rope import rotate
+from model.transformer import FIRST_CLASS_ROW, Block, Transformer
+
+
+class Prefix(NamedTuple):
+    """What the trunk makes of one class and first cell."""
+
+    keys: Tensor  # (depth, H, P, d)
+    values: Tensor  # (depth, H, P, d)
+    latent: Tensor  # (W,)
+
+
+class FastBlock:
+    """The weights of one block."""
+
+    def __init__(self, block: Block, dtype: torch.dtype) -> None:
+        self.norm1, self.norm2 = PackedNorm(block.norm1, dtype), PackedNorm(block.norm2, dtype)
+        self.q_norm = PackedNorm(block.attn.q_norm, dtype)
+        self.k_norm = PackedNorm(block.attn.k_norm, dtype)
+        self.qkv = PackedLinear.of(block.attn.qkv, dtype)
+        self.proj = PackedLinear.of(block.attn.proj, dtype)
+        self.mlp = PackedSwiGLU(block.mlp, dtype)
+
+
+class FastTrunk:
+    """Prefills prefixes and advances rows with the weights of a `Transformer`."""
+
+    @torch.no_grad()
+    def __init__(self, trunk: Transformer, dtype: torch.dtype) -> None:
+        self._config, self._dtype = trunk.config, dtype
+        blocks: list[Block] = list(trunk.blocks)  # type: ignore[arg-type]
+        self._blocks = [FastBlock(block, dtype) for block in blocks]
+        self._modulation = fuse([block.modulation for block in blocks], dtype)
+        self._norm = PackedNorm(trunk.norm, dtype)
+        self._latent_proj = PackedLinear.of(trunk.latent_proj, dtype)
+        self._cos, self._sin = trunk.cos, trunk.sin
+        self._own_position = trunk.position_embed[0].to(dtype)
+        self._target_position = trunk.target_position_embed[0].to(dtype)
+        self._condition_position = trunk.condition_position_embed[0].to(dtype)
+        self._class_embed = trunk.class_embed.weight[FIRST_CLASS_ROW:].to(dtype)
+        self._class_token = trunk.cls_token[0].to(dtype)
+        table = bit_table(trunk.bit_embed, trunk.bit_merge)  # (k, 3, D)
+        zeros = trunk.bit_merge.bias + table[:, 0].sum(0)
+        ones = (table[:, 1] - table[:, 0]).T  # (D, k): what a bit of 1 adds
+        self._embed_bits = PackedLinear(ones, zeros, dtype)
+        sequence = torch.arange(self._config.sequence_len, device=zeros.device)
+        self._decoded = sequence[self._config.prefix_len :]  # (S - 1,)
+        self.null_modulations = self.sequence_modulations(self._config.null_class)
+
+    def modulations(self, class_ids: Tensor, sequence: Tensor) -> Tensor:
+        """Return all blocks' modulations at sequence indices: (N,) and (N,) → (N, depth, 6D)."""
+        condition = F.silu(self._class_embed[class_ids] + self._condition_position[sequence])
+        return self._modulation(condition).reshape(len(condition), self._config.depth, -1)
+
+    def sequence_modulations(self, class_id: int) -> Tensor:
+        """Return a class's modulations at all positions that are decoded, (S - 1, depth, 6D)."""
+        return self.modulations(torch.full_like(self._decoded[:1], class_id), self._decoded)
+
+    def prefill(self, class_id: int, first_cell: int) -> Prefix:
+        """Read the prefix of one class whose first token will be drawn at `first_cell`."""
+        config, device = self._config, self._class_token.device
+        sequence = torch.arange(config.prefix_len, device=device)
+        target = torch.full_like(sequence, config.prefix_len + first_cell)
+        classes = torch.full_like(sequence[:1], class_id)
+        condition = self._class_embed[classes].expand(config.class_repeat, -1)
+        x = torch.cat([self._class_token, condition])
+        x = x + self._own_position[sequence] + self._target_position[target]  # (P, D)
+        modulations = self.modulations(classes, sequence).transpose(0, 1)[:, None]
+        keys, values = [], []
+
+        def attend_at(_: int) -> Attend:
+            def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                keys.append(k[0])
+                values.append(v[0])
+                return causal_attention(q, k, v)
+
+            return attend
+
+        x = self._run_blocks(x[None], modulations, sequence[None], target[None], attend_at)
+        return Prefix(torch.stack(keys), torch.stack(values), self._to_latent(x[0, -1:])[0])
+
+    def decode_step(
+        self,
+        bits: Tensor,
+        token_index: Tensor,
+        order: Tensor,
+        modulations: Tensor,
+        cache: KVCache,
+        slots: slice,
+    ) -> Tensor:
+        """Append the newest token of N neighbouring `slots`; return latents (branches, N, W).
+
+        Shapes: bits (N, k); token_index (N,), j of those tokens, at most S - 2; order (N, S);
+        modulations (branches, N, depth, 6D). With one branch only conditional rows are computed.
+        """
+        config, (branches, num_slots, *_) = self._config, modulations.shape
+        next_cell = order.gather(1, token_index[:, None] + 1)
+        own = config.prefix_len + order.gather(1, token_index[:, None])  # (N, 1)
+        target = config.prefix_len + next_cell
+        x = self._embed_bits(bits.to(self._dtype))
+        x = x + self._own_position[own[:, 0]] + self._target_position[target[:, 0]]  # (N, D)
+        x, own, target = (_to_rows(part, branches) for part in (x, own, target))
+        sequence = _to_rows(config.prefix_len + token_index, branches)
+        visible = torch.arange(config.sequence_len, device=own.device) <= sequence[:, None]
+        rows = torch.arange(len(sequence), device=own.device)
+        cached = slice(2 * slots.start, 2 * slots.stop, 2 // branches)
+
+        def attend_at(layer: int) -> Attend:
+            def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                keys, values = cache.keys[layer, cached], cache.values[layer, cached]
+                keys[rows, :, sequence], values[rows, :, sequence] = k[:, :, 0], v[:, :, 0]
+                return F.scaled_dot_product_attention(
+                    q, keys, values, attn_mask=visible[:, None, None]
+                )
+
+            return attend
+
+        by_layer = modulations.permute(2, 1, 0, 3).flatten(1, 2)[:, :, None]  # (depth, rows, 1, 6D)
+        x = self._run_blocks(x[:, None], by_layer, own, target, attend_at)
+        return self._to_latent(x[:, 0]).reshape(num_slots, branches, -1).transpose(0, 1)
+
+    def _run_blocks(
+        self,
+        x: Tensor,
+        modulations: Tensor,
+        own: Tensor,
+        target: Tensor,
+        attend_at: Callable[[int], Attend],
+    ) -> Tensor:
+        """Shapes: x (rows, N, D); modulations (depth, rows, N, 6D); own, target (rows, N)."""
+        own_turn, target_turn = (
+            (self._cos[at][:, None], self._sin[at][:, None]) for at in (own, target)
+        )
+        for layer, block in enumerate(self._blocks):
+            shift1, scale1, gate1, shift2, scale2, gate2 = modulations[layer].chunk(6, dim=-1)
+            q, k, v = (
+                split_heads(part, self._config.num_heads)
+                for part in block.qkv(modulate(block.norm1(x), shift1, scale1)).chunk(3, dim=-1)
+            )
+            q_own, q_target = block.q_norm(q).chunk(2, dim=1)
+            q = torch.cat([rotate(q_own, *own_turn), rotate(q_target, *target_turn)], dim=1)
+            k = rotate(block.k_norm(k), *own_turn)
+            x = x + gate1 * block.proj(merge_heads(attend_at(layer)(q, k, v)))
+            x = x + gate2 * block.mlp(modulate(block.norm2(x), shift2, scale2))
+        return x
+
+    def _to_latent(self, x: Tensor) -> Tensor:
+        return self._latent_proj(self._norm(x))
+
+
+def _to_rows(x: Tensor, branches: int) -> Tensor:
+    """One value per slot → one per row, branches side by side."""
+    return x.repeat_interleave(branches, dim=0)

@@ -1,0 +1,134 @@
+"""The engine's tensors: what the device knows of every slot, and one token step over them.
+
+Nothing here asks the device for a value, so a step can be captured as a CUDA graph and replayed:
+counters live on the device and advance there, and the host, which knows by arithmetic where every
+slot stands, keeps its own. Tokens have one row more than there are tokens, and idle and full slots
+write there: every slot computes, none is harmed.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.config import GeneratorConfig, ImageRequest
+from model.fast_head import ROUNDS_PER_PRODUCT, FastHead
+from model.fast_trunk import FastTrunk, Prefix
+from model.kv_cache import KVCache
+from model.sampling import linear_guidance, token_uniforms, unmasking
+from model.token_grid import to_raster_order, tokens_to_cells
+
+
+class SlotState:
+    """Tensors of N slots; their first axis is the slot unless said otherwise."""
+
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        num_slots: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self._config = config
+
+        def zeros(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+            return torch.zeros(num_slots, *shape, device=device, dtype=dtype)
+
+        wide = torch.promote_types(dtype, torch.float32)
+        self.cache = KVCache(config, 2 * num_slots, device, dtype)
+        self.latents = zeros(config.head_width).repeat(2, 1, 1)  # (2, N, W), conditional first
+        self.tokens = zeros(config.num_tokens + 1, config.bits_per_token, dtype=torch.int8)
+        self.order = zeros(config.num_tokens, dtype=torch.int64)
+        self.drawn = torch.full_like(self.order[:, 0], config.num_tokens)  # tokens so far
+        self.class_ids = zeros(dtype=torch.int64)
+        self.seeds = zeros(dtype=torch.int64)
+        self.guidance_scale = zeros(dtype=wide)
+        # Round by round; `make_room` adds rounds when a longer schedule comes.
+        self.temperatures = zeros(ROUNDS_PER_PRODUCT, dtype=wide)
+        self.still_masked = zeros(ROUNDS_PER_PRODUCT, dtype=torch.int64)
+        self.ratios = zeros(ROUNDS_PER_PRODUCT, config.head_width)
+
+    def make_room(self, num_rounds: int) -> bool:
+        """Let schedules have `num_rounds`; return whether tensors had to be replaced for it."""
+        held = self.ratios.shape[1]
+        missing = -(-num_rounds // ROUNDS_PER_PRODUCT) * ROUNDS_PER_PRODUCT - held
+        if missing <= 0:
+            return False
+        self.temperatures = F.pad(self.temperatures, (0, missing))
+        self.still_masked = F.pad(self.still_masked, (0, missing))
+        self.ratios = F.pad(self.ratios, (0, 0, 0, missing))
+        return True
+
+    def write(
+        self,
+        slot: int,
+        request: ImageRequest,
+        order: Tensor,
+        head: FastHead,
+        prefixes: tuple[Prefix, Prefix],
+    ) -> None:
+        """Put an image at its first token into `slot`; `prefixes`: with and without its class."""
+        sampling = request.sampling
+        rounds = len(sampling.unmask_schedule)
+        schedule = unmasking([sampling.unmask_schedule], self.seeds.device)
+        self.order[slot] = order
+        self.class_ids[slot], self.seeds[slot] = request.class_id, request.seed
+        self.guidance_scale[slot] = sampling.guidance_scale
+        self.temperatures[slot, :rounds] = sampling.temperature * schedule.anneal[0]
+        self.ratios[slot, :rounds] = head.embed_ratio(schedule.mask_ratio[0])
+        self.still_masked[slot] = 0
+        self.still_masked[slot, :rounds] = schedule.still_masked[0]
+        for branch, prefix in enumerate(prefixes):
+            length = prefix.keys.shape[2]
+            self.cache.keys[:, 2 * slot + branch, :, :length] = prefix.keys
+            self.cache.values[:, 2 * slot + branch, :, :length] = prefix.values
+            self.latents[branch, slot] = prefix.latent
+        self.drawn[slot] = 0
+
+    def draw_tokens(self, head: FastHead, slots: slice, branches: int, num_rounds: int) -> Tensor:
+        """Draw the next token of each of N `slots`, store it and return it, (N, k)."""
+        drawn, num_tokens = self.drawn[slots], self._config.num_tokens
+        guidance = linear_guidance(self.guidance_scale[slots], drawn, num_tokens)
+        tokens = head.sample(
+            self.latents[:branches, slots],
+            self.ratios[slots],
+            guidance if branches == 2 else None,
+            self.temperatures[slots, :num_rounds],
+            self.still_masked[slots, :num_rounds],
+            token_uniforms(self.seeds[slots], drawn, num_rounds, self._config.bits_per_token),
+        )
+        self.tokens[slots][torch.arange(len(drawn), device=drawn.device), drawn] = tokens.to(
+            torch.int8
+        )
+        return tokens
+
+    def advance(
+        self,
+        trunk: FastTrunk,
+        slots: slice,
+        tokens: Tensor,
+        modulations: Tensor | None,
+        branches: int,
+    ) -> None:
+        """Read the newest tokens (N, k) of `slots`.
+
+        Shapes: modulations of the conditional rows (N, depth, 6D), or None to compute them here.
+        """
+        newest = self.drawn[slots].clamp(max=self._config.num_tokens - 2)
+        if modulations is None:
+            sequence = self._config.prefix_len + newest
+            modulations = trunk.modulations(self.class_ids[slots], sequence)
+        both = [modulations, trunk.null_modulations[newest]][:branches]
+        self.latents[:branches, slots] = trunk.decode_step(
+            tokens, newest, self.order[slots], torch.stack(both), self.cache, slots
+        )
+
+    def count(self, slots: slice) -> None:
+        """Note that `slots` have one token more; full ones stay full."""
+        self.drawn[slots] = (self.drawn[slots] + 1).clamp(max=self._config.num_tokens)
+
+    def codes(self, slot: int, num_drawn: int) -> Tensor:
+        """Return the codes of one image's cells, (L, bits_per_latent): 0 where not drawn yet."""
+        tokens = self.tokens[slot, :-1].float() * 2 - 1
+        tokens[num_drawn:] = 0
+        raster = to_raster_order(tokens[None], self.order[slot][None])
+        return tokens_to_cells(raster, self._config.patch_size)[0]
