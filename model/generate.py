@@ -38,6 +38,8 @@ def generate(
 def generate_bits(generator: Generator, requests: Sequence[ImageRequest]) -> Tensor:
     """Draw the bits of one image per request: uint8 (B, L, bits_per_latent), raster order."""
     config, device = generator.config, generator.trunk.cls_token.device
+    if not requests:
+        raise ValueError("there is no image to draw: pass at least 1 request")
     for request in requests:
         request.check_for(config)
     sampling = [request.sampling for request in requests]
