@@ -1,0 +1,100 @@
+"""Stage two: the generator learns to fill in hidden bits, token after token.
+
+Driven by `trainer.py` on what `pretokenize.py` made. The held-out loss is measured in raster order
+with masks that are the same every time, so that it moves only when the model does. Source: paper
+§3.3-3.4.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from model.config import ImageRequest, JsonConfig, SamplingConfig
+from model.generate import generate
+from model.generator import Generator
+from model.token_grid import to_generation_order
+from model.tokenizer import Tokenizer
+from training.masking import draw_bit_masks, drop_classes
+from training.order_annealing import OrderAnnealing, draw_orders
+from training.pictures import save_grid
+from training.pretokenize import TokenizedImages
+
+NUM_MASK_DRAWS = 4  # of each held-out token
+MAX_CLASSES_SHOWN = 10
+IMAGES_PER_CLASS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorLossConfig(JsonConfig):
+    """What varies from image to image in training."""
+
+    order_annealing: OrderAnnealing
+    class_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.class_dropout < 1:
+            raise ValueError(f"class_dropout must be in [0, 1), got {self.class_dropout}")
+
+
+class GeneratorStage:
+    """Trains `model` on tokens; `tokenizer` and `sampling` serve the sample grids."""
+
+    name = "generator"
+    objective = "bit_loss"
+
+    def __init__(
+        self,
+        model: Generator,
+        images: TokenizedImages,
+        held_out: TokenizedImages,
+        config: GeneratorLossConfig,
+        tokenizer: Tokenizer,
+        sampling: SamplingConfig,
+    ) -> None:
+        self.model = model
+        self.images, self.held_out, self.config = images, held_out, config
+        self.tokenizer, self.sampling = tokenizer, sampling
+        self.num_examples = len(images.tokens)
+
+    def loss(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
+        class_ids = drop_classes(
+            self.images.class_ids[batch],
+            self.model.config.null_class,
+            self.config.class_dropout,
+        )
+        random_share = self.config.order_annealing.random_share(step)
+        loss = masked_bit_loss(self.model, self.images.tokens[batch], class_ids, random_share)
+        return loss, {"random_share": random_share}
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        generator = cast(Generator, model)
+        tokens, class_ids = self.held_out
+        losses = [
+            masked_bit_loss(generator, tokens, class_ids, random_share=0.0)
+            for _ in range(NUM_MASK_DRAWS)
+        ]
+        return {"bit_loss": torch.stack(losses).mean().item()}
+
+    def draw(self, model: nn.Module, path: Path) -> None:
+        """Show the first classes with fixed seeds, one class a column."""
+        num_classes = min(MAX_CLASSES_SHOWN, self.model.config.num_classes)
+        requests = [
+            ImageRequest(class_id=class_id, seed=seed, sampling=self.sampling)
+            for seed in range(IMAGES_PER_CLASS)
+            for class_id in range(num_classes)
+        ]
+        images = generate(cast(Generator, model), self.tokenizer, requests)
+        save_grid(path, images, num_columns=num_classes)
+
+
+def masked_bit_loss(
+    generator: Generator, tokens: Tensor, class_ids: Tensor, random_share: float
+) -> Tensor:
+    """Draw orders and masks for raster `tokens` (B, S, k), and return the generator's loss."""
+    batch, num_tokens, num_bits = tokens.shape
+    order = draw_orders(batch, num_tokens, random_share, tokens.device)
+    mask, mask_ratio = draw_bit_masks(batch, num_tokens, num_bits, tokens.device)
+    return generator.loss(to_generation_order(tokens, order), class_ids, order, mask, mask_ratio)

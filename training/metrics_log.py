@@ -1,0 +1,36 @@
+"""metrics.jsonl: one JSON object a line, what a run measured at which step.
+
+Written by the trainer, read by the plots. A resumed run first cuts off what a killed one wrote
+after its last checkpoint, so that every step stands in the file once.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class MetricsLog:
+    """Appends rows to a file; each has at least `step` and `split`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return all rows; a last line that was cut short by a crash is left out."""
+        if not self.path.exists():
+            return []
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def forget_after(self, step: int) -> None:
+        """Remove the rows of steps after `step`."""
+        kept = [row for row in self.read() if row["step"] <= step]
+        if self.path.exists():
+            text = "".join(json.dumps(row) + "\n" for row in kept)
+            self.path.write_text(text, encoding="utf-8")

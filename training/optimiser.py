@@ -1,0 +1,76 @@
+"""AdamW's parameter groups and the learning rate of each step.
+
+Called by the trainer for both stages. The published code decides which parameters decay by looking
+for "norm", "ln", "bias" and "embed" in their names, which also catches every adaLN matrix, the
+ratio embedding and the output layer: a third of BAR-B. The same split is stated here by module
+type, so that renaming a module cannot change how it is trained.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from model.config import JsonConfig
+from model.masked_bit_head import MaskedBitHead, MaskRatioEmbedding
+from training.initialise import modulations
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserConfig(JsonConfig):
+    """AdamW with linear warm-up, cosine decay to `final_learning_rate`, and gradient clipping."""
+
+    learning_rate: float
+    final_learning_rate: float
+    warmup_steps: int
+    beta1: float
+    beta2: float
+    weight_decay: float
+    max_grad_norm: float
+
+    def learning_rate_at(self, step: int, num_steps: int) -> float:
+        """Return the learning rate of `step`, counted from 0, of a run of `num_steps`."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, num_steps - self.warmup_steps)
+        cosine = (1 + math.cos(math.pi * min(1.0, progress))) / 2
+        return self.final_learning_rate + cosine * (self.learning_rate - self.final_learning_rate)
+
+
+def build_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
+    """Build AdamW over the trainable parameters of `model`."""
+    decayed, exempt = parameter_groups(model)
+    return torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": exempt, "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+    )
+
+
+def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Split the trainable parameters of `model` into those that decay and those that do not."""
+    exempt_modules = {part for root in _exempt_roots(model) for part in root.modules()}
+    matrices = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Linear | nn.Conv2d) and module not in exempt_modules
+    }
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    return (
+        [p for p in trainable if id(p) in matrices],
+        [p for p in trainable if id(p) not in matrices],
+    )
+
+
+def _exempt_roots(model: nn.Module) -> list[nn.Module]:
+    roots: list[nn.Module] = [*modulations(model)]
+    for module in model.modules():
+        if isinstance(module, MaskRatioEmbedding):
+            roots.append(module)
+        elif isinstance(module, MaskedBitHead):
+            roots.append(module.bit_logits)
+    return roots

@@ -1,0 +1,80 @@
+"""The checkpoints of one stage: written whole or not at all, the last few and the best kept.
+
+Used by the trainer. A checkpoint is written beside its name, flushed to the disk and renamed; only
+then are older ones deleted. So whenever a run dies, the newest file under a checkpoint's name is
+whole, and is the one to go on from.
+"""
+
+import os
+import re
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from training.errors import TrainingError
+
+BEST = "best.pt"
+_NAME = re.compile(r"step-(\d+)\.pt$")
+
+
+class RunCheckpoints:
+    """The folder that holds a stage's checkpoints."""
+
+    def __init__(self, folder: Path, num_kept: int = 2) -> None:
+        self.folder = folder
+        self.num_kept = num_kept
+
+    def save(self, step: int, state: dict[str, Any]) -> Path:
+        """Write the checkpoint of `step` and delete all but the last `num_kept`."""
+        path = self.folder / f"step-{step:08}.pt"
+        _write_whole(path, state)
+        for old in self._steps()[: -self.num_kept]:
+            old.unlink()
+        return path
+
+    def save_best(self, state: dict[str, Any]) -> None:
+        _write_whole(self.folder / BEST, state)
+
+    def latest(self) -> Path | None:
+        """Return the newest checkpoint, or None before the first."""
+        steps = self._steps()
+        return steps[-1] if steps else None
+
+    @property
+    def best(self) -> Path:
+        return self.folder / BEST
+
+    def _steps(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("step-*.pt") if _NAME.match(path.name))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read tensors and plain values. Raises TrainingError if the file is damaged."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+        raise TrainingError(f"cannot read {path}: {error}; delete it to go on without") from error
+    if not isinstance(state, dict):
+        raise TrainingError(f"{path} is not a training checkpoint: delete it to go on without")
+    return state
+
+
+def _write_whole(path: Path, state: dict[str, Any]) -> None:
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except (OSError, RuntimeError) as error:
+        draft.unlink(missing_ok=True)
+        raise TrainingError(f"cannot write {path}: {error}; is the disk full?") from error
