@@ -249,7 +249,7 @@ class Engine:
             tokens = self._state.draw_tokens(
                 self._head, plan.slots, plan.head_branches, plan.num_rounds
             )
-        if plan.trunk_branches:
+        if plan.trunk_branches and self.config.num_tokens > 1:
             with self.stopwatch.measure("trunk"):
                 modulations = self._tabulated_modulations(plan.slots)
                 self._state.advance(

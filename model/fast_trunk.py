@@ -73,7 +73,8 @@ class FastTrunk:
     def modulations(self, class_ids: Tensor, sequence: Tensor) -> Tensor:
         """Return all blocks' modulations at sequence indices: (N,) and (N,) → (N, depth, 6D)."""
         condition = F.silu(self._class_embed[class_ids] + self._condition_position[sequence])
-        return self._modulation(condition).reshape(len(condition), self._config.depth, -1)
+        rows = self._modulation(condition)
+        return rows.reshape(-1, self._config.depth, 6 * self._config.width)
 
     def sequence_modulations(self, class_id: int) -> Tensor:
         """Return a class's modulations at all positions that are decoded, (S - 1, depth, 6D)."""

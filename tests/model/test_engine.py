@@ -1,0 +1,337 @@
+"""The engine against the slow generator: whatever the traffic, an image gets its own bits.
+
+Float64 tests compare the engine with `generate`; float32 tests compare the engine with itself, to
+the last pixel. All go through the engine's public methods.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from model.config import GeneratorConfig, ImageRequest, Order, SamplingConfig, uniform_schedule
+from model.engine import Engine
+from model.generate import generate
+from model.generator import Generator
+from model.tokenizer import Tokenizer
+from tests.golden.__main__ import DATA
+from tests.golden.generator_checks import GoldenGenerator
+from tests.model.tiny import (
+    NUM_CLASSES,
+    request,
+    tiny_config,
+    tiny_generator,
+    tiny_tokenizer,
+    tiny_tokenizer_config,
+)
+
+Image = NDArray[np.uint8]  # (height, width, 3)
+
+
+def tiny_engine(
+    num_slots: int = 3, dtype: torch.dtype = torch.float64, patch_size: int = 1
+) -> Engine:
+    """Build an engine on the tiny BAR; the same one each time, whatever its slots."""
+    generator, tokenizer = (
+        tiny_generator(tiny_config(patch_size), dtype),
+        tiny_tokenizer(dtype=dtype),
+    )
+    return Engine(generator, tokenizer, num_slots=num_slots, dtype=dtype)
+
+
+def finish(engine: Engine, slot: int) -> Image:
+    """Step until `slot` is full and return its image."""
+    while engine.progress(slot) < 1:
+        engine.step()
+    image: Image = engine.decode([slot])[0]
+    return image
+
+
+def random_request(rng: Random, config: GeneratorConfig) -> ImageRequest:
+    """Draw a request of any class, guidance, temperature, schedule and order."""
+    orders: list[Order] = ["raster", "random"]
+    sampling = SamplingConfig(
+        guidance_scale=rng.choice([1.0, 1.0, 2.5, 9.6]),
+        temperature=rng.choice([0.0, 0.7, 1.0, 2.5]),
+        unmask_schedule=uniform_schedule(config.bits_per_token, rng.randint(1, 5)),
+        order=rng.choice(orders),
+    )
+    return ImageRequest(
+        class_id=rng.randrange(NUM_CLASSES), seed=rng.randrange(2**32), sampling=sampling
+    )
+
+
+class Traffic:
+    """Random arrivals, cancellations and late decodes, checking the engine's own account of them.
+
+    `drawn` is what each occupied slot ought to have: its request and how many tokens."""
+
+    def __init__(self, engine: Engine, num_tokens: int, rng: Random) -> None:
+        self.engine, self.num_tokens, self.rng = engine, num_tokens, rng
+        self.drawn: dict[int, tuple[ImageRequest, int]] = {}
+        self.finished: list[tuple[ImageRequest, Image]] = []
+
+    def run(self, requests: list[ImageRequest]) -> None:
+        """Push all requests through; cancelled ones are gone."""
+        waiting = list(requests)
+        while waiting or self.drawn:
+            while waiting and self.engine.free_slots and self.rng.random() < 0.6:
+                image = waiting.pop()
+                slot = self.engine.admit(image)
+                assert slot not in self.drawn
+                self.drawn[slot] = image, 0
+            if self.drawn and self.rng.random() < 0.03:
+                slot = self.rng.choice(sorted(self.drawn))
+                self.engine.cancel(slot)
+                del self.drawn[slot]
+            self.step()
+            if self.rng.random() < 0.5:
+                self.collect()
+            self.check()
+
+    def step(self) -> None:
+        before = dict(self.drawn)
+        for slot, (image, count) in before.items():
+            self.drawn[slot] = image, min(count + 1, self.num_tokens)
+        full = [slot for slot, (_, count) in before.items() if count == self.num_tokens - 1]
+        assert sorted(full) == sorted(self.engine.step())
+
+    def collect(self) -> None:
+        """Decode some of the full slots, in any order."""
+        full = [slot for slot, (_, count) in self.drawn.items() if count == self.num_tokens]
+        chosen = self.rng.sample(full, self.rng.randint(0, len(full)))
+        if not chosen:
+            return
+        for slot, image in zip(chosen, self.engine.decode(chosen), strict=True):
+            self.finished.append((self.drawn.pop(slot)[0], image))
+
+    def check(self) -> None:
+        assert self.engine.num_slots - len(self.drawn) == self.engine.free_slots
+        for slot, (_, count) in self.drawn.items():
+            assert count / self.num_tokens == self.engine.progress(slot)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("patch_size", "num_slots"), [(1, 1), (1, 3), (1, 8), (2, 4), (4, 2)])
+def test_any_traffic_gives_the_slow_generators_images(
+    patch_size: int, num_slots: int, seed: int
+) -> None:
+    """Staggered arrivals, cancellations, late decodes and mixed settings: every image is, bit for
+    bit, the one that `generate` draws for the same request."""
+    rng, config = Random(seed), tiny_config(patch_size)
+    traffic = Traffic(tiny_engine(num_slots, patch_size=patch_size), config.num_tokens, rng)
+    traffic.run([random_request(rng, config) for _ in range(24)])
+    assert len(traffic.finished) > 8
+    requests = [image for image, _ in traffic.finished]
+    expected = generate(tiny_generator(config), tiny_tokenizer(), requests)
+    assert np.array_equal(expected, np.stack([pixels for _, pixels in traffic.finished]))
+
+
+TARGETS = [
+    request(class_id=1, seed=11),
+    request(class_id=2, seed=12, order="random", temperature=2.5),
+    request(class_id=3, seed=13, guidance_scale=1.0, unmask_schedule=(2, 2)),
+    request(class_id=4, seed=14, temperature=0.0, unmask_schedule=(4,)),
+]
+
+
+@pytest.mark.parametrize("num_slots", [2, 5, 8])
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: f"class-{target.class_id}")
+def test_float32_pixels_are_the_same_in_every_slot_and_company(
+    target: ImageRequest, num_slots: int
+) -> None:
+    """In float32 an image is the same, pixel for pixel, alone, in any slot, and beside others
+    that have longer schedules and arrive before and after it."""
+    alone = tiny_engine(num_slots, torch.float32)
+    expected = finish(alone, alone.admit(target))
+    for position in range(num_slots):
+        engine = tiny_engine(num_slots, torch.float32)
+        for seed in range(position):
+            engine.admit(request(seed=seed, unmask_schedule=(1, 1, 1, 1), order="random"))
+            engine.step()
+        slot = engine.admit(target)
+        engine.step()
+        while engine.free_slots:
+            engine.admit(request(class_id=1, seed=99, guidance_scale=9.0))
+        assert np.array_equal(expected, finish(engine, slot))
+
+
+def test_a_used_engine_draws_like_a_new_one() -> None:
+    """What former images left in a slot never shows: bytes are those of the first use."""
+    engine = tiny_engine(2, torch.float32)
+    first = finish(engine, engine.admit(TARGETS[0]))
+    for other in TARGETS[1:]:
+        finish(engine, engine.admit(other))
+    assert np.array_equal(first, finish(engine, engine.admit(TARGETS[0])))
+
+
+def test_a_cancelled_neighbour_leaves_no_trace() -> None:
+    """Cancelling an image, and admitting another into its slot, changes no one else's pixels."""
+    quiet, busy = tiny_engine(2, torch.float32), tiny_engine(2, torch.float32)
+    expected = finish(quiet, quiet.admit(TARGETS[0]))
+    slot, neighbour = busy.admit(TARGETS[0]), busy.admit(TARGETS[1])
+    for _ in range(5):
+        busy.step()
+    busy.cancel(neighbour)
+    busy.step()
+    assert neighbour == busy.admit(TARGETS[2])
+    assert np.array_equal(expected, finish(busy, slot))
+
+
+def test_full_slots_wait_unharmed() -> None:
+    """A full image stays full and unchanged while others are drawn beside it and decoded."""
+    engine = tiny_engine(2, torch.float32)
+    early = engine.admit(TARGETS[0])
+    while engine.progress(early) < 1:
+        engine.step()
+    for other in TARGETS[1:]:
+        finish(engine, engine.admit(other))
+        assert 1 == engine.progress(early)
+    reference = tiny_engine(2, torch.float32)
+    expected = finish(reference, reference.admit(TARGETS[0]))
+    assert np.array_equal(expected, engine.decode([early])[0])
+
+
+def test_decoded_images_come_in_the_order_asked() -> None:
+    """`decode` takes any full slots in any order and frees exactly those."""
+    engine = tiny_engine(3)
+    slots = [engine.admit(target) for target in TARGETS[:3]]
+    while engine.progress(slots[0]) < 1:
+        engine.step()
+    images = engine.decode([slots[2], slots[0]])
+    assert ((2, 8, 8, 3), np.dtype(np.uint8)) == (images.shape, images.dtype)
+    expected = generate(tiny_generator(), tiny_tokenizer(), [TARGETS[2], TARGETS[0], TARGETS[1]])
+    assert np.array_equal(expected[:2], images)
+    assert 2 == engine.free_slots
+    assert np.array_equal(expected[2:], engine.decode([slots[1]]))
+
+
+def test_idle_engine_does_nothing() -> None:
+    """Stepping an engine without images, or with full ones alone, makes nothing full."""
+    engine = tiny_engine(2)
+    assert [] == engine.step()
+    slot = engine.admit(request())
+    full = [engine.step() for _ in range(tiny_config().num_tokens)]
+    assert [[]] * 15 + [[slot]] == full
+    assert [] == engine.step()
+    assert 1 == engine.progress(slot)
+
+
+def test_progress_counts_tokens() -> None:
+    """Progress is the share of tokens drawn, from 0 to 1."""
+    engine = tiny_engine()
+    slot = engine.admit(request())
+    seen = [engine.progress(slot)]
+    for _ in range(16):
+        engine.step()
+        seen.append(engine.progress(slot))
+    assert [n / 16 for n in range(17)] == seen
+
+
+def test_a_full_engine_admits_no_more() -> None:
+    """With every slot occupied, full ones included, `admit` refuses and says how many there are."""
+    engine = tiny_engine(2, patch_size=4)
+    images = [request(seed=seed, unmask_schedule=(64,)) for seed in range(3)]
+    slots = [engine.admit(image) for image in images[:2]]
+    engine.step()
+    assert 0 == engine.free_slots
+    with pytest.raises(ValueError, match="all 2 slots are occupied"):
+        engine.admit(images[2])
+    engine.cancel(slots[1])
+    assert slots[1] == engine.admit(images[2])
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (request(class_id=NUM_CLASSES), "class_id must be an integer between 0 and 4, got 5"),
+        (request(unmask_schedule=(8, 8)), "sums to 16, but this model has 4 bits per token"),
+    ],
+)
+def test_requests_that_do_not_fit_take_no_slot(image: ImageRequest, message: str) -> None:
+    """A class or schedule of another model is refused, and every slot stays free."""
+    engine = tiny_engine()
+    with pytest.raises(ValueError, match=message):
+        engine.admit(image)
+    assert 3 == engine.free_slots
+
+
+UNOCCUPIED: dict[str, Callable[[Engine, int], object]] = {
+    "cancel": Engine.cancel,
+    "progress": Engine.progress,
+    "decode": lambda engine, slot: engine.decode([slot]),
+}
+
+
+@pytest.mark.parametrize("slot", [-1, 1, 3])
+@pytest.mark.parametrize("method", UNOCCUPIED)
+def test_a_slot_without_an_image_is_refused(method: str, slot: int) -> None:
+    """A free slot's number, and one that is no slot's at all, raise KeyError with the number."""
+    engine = tiny_engine()
+    assert 0 == engine.admit(request())
+    with pytest.raises(KeyError, match=f"slot {slot} holds no image"):
+        UNOCCUPIED[method](engine, slot)
+
+
+def test_a_freed_slot_is_unoccupied() -> None:
+    """A slot that was decoded or cancelled cannot be decoded or cancelled again."""
+    engine = tiny_engine(2)
+    slot = engine.admit(request())
+    finish(engine, slot)
+    with pytest.raises(KeyError, match="slot 0 holds no image"):
+        engine.decode([slot])
+    engine.cancel(engine.admit(request()))
+    with pytest.raises(KeyError, match="slot 0 holds no image"):
+        engine.cancel(slot)
+
+
+def test_an_unfinished_image_is_not_decoded() -> None:
+    """Decoding before an image is full is refused with its progress; no slot of the call is
+    freed, so nothing finished is lost."""
+    engine = tiny_engine(2)
+    full = engine.admit(request())
+    for _ in range(8):
+        engine.step()
+    half = engine.admit(request())
+    for _ in range(8):
+        engine.step()
+    with pytest.raises(ValueError, match=f"slot {half} is not full: 50% of it is drawn"):
+        engine.decode([full, half])
+    assert (1, 0.5) == (engine.progress(full), engine.progress(half))
+    assert 1 == len(engine.decode([full]))
+
+
+@pytest.mark.parametrize("num_slots", [0, -1])
+def test_an_engine_has_slots(num_slots: int) -> None:
+    """An engine without slots is refused."""
+    with pytest.raises(ValueError, match=f"num_slots must be at least 1, got {num_slots}"):
+        tiny_engine(num_slots)
+
+
+def golden_tokenizer(generator: Generator) -> Tokenizer:
+    """Build a tokenizer for the bits of a golden generator."""
+    config = generator.config
+    return tiny_tokenizer(
+        tiny_tokenizer_config(config.grid_size, config.bits_per_latent), torch.float32
+    )
+
+
+@pytest.mark.parametrize(("name", "scale"), [("generate_g1", 1.0), ("generate_g4", 4.0)])
+@pytest.mark.parametrize("path", sorted(DATA.glob("bar_tiny_*.npz")), ids=lambda path: path.stem)
+def test_golden_generations_pass_through_the_engine(path: Path, name: str, scale: float) -> None:
+    """At temperature 0 the engine draws the published model's bits, with and without guidance."""
+    golden = GoldenGenerator(path)
+    tokenizer = golden_tokenizer(golden.generator)
+    sampling = SamplingConfig(guidance_scale=scale, temperature=0, unmask_schedule=golden.schedule)
+    class_ids = golden["class_ids"].tolist()
+    engine = Engine(golden.generator, tokenizer, num_slots=len(class_ids))
+    slots = [engine.admit(ImageRequest(class_id=c, seed=0, sampling=sampling)) for c in class_ids]
+    while engine.progress(slots[-1]) < 1:
+        engine.step()
+    images = engine.decode(slots)
+    for bits, image in zip(golden[f"{name}_bits"], images, strict=True):
+        assert np.array_equal(tokenizer.decode_uint8(bits[None])[0], image)
