@@ -62,7 +62,13 @@ class Api:
         self._metrics = metrics
         self._created = int(time.time())
         self._is_draining = False
-        app = Application(title="bar-serve", version=__version__, docs_url=None, redoc_url=None)
+        app = Application(
+            title="bar-serve",
+            version=__version__,
+            docs_url=None,
+            redoc_url=None,
+            redirect_slashes=False,
+        )
         app.include_router(self._routes())
         refusals.install(app)
         limited = BodyLimit(app, settings.max_body_bytes)
@@ -73,7 +79,7 @@ class Api:
         self._is_draining = True
 
     def _routes(self) -> APIRouter:
-        router = APIRouter(route_class=refusals.JsonRoute)
+        router = APIRouter(route_class=refusals.JsonRoute, redirect_slashes=False)
         router.post(
             "/v1/generations",
             summary="Generate images",

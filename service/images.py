@@ -64,8 +64,8 @@ def provenance(
         "bar:class_id": str(label.index),
         "bar:class_name": label.name,
         "bar:seed": str(request.seed),
-        "bar:guidance_scale": repr(sampling.guidance_scale),
-        "bar:temperature": repr(sampling.temperature),
+        "bar:guidance_scale": repr(float(sampling.guidance_scale)),
+        "bar:temperature": repr(float(sampling.temperature)),
         "bar:unmask_schedule": json.dumps(sampling.unmask_schedule),
         "bar:order": sampling.order,
     }

@@ -17,6 +17,7 @@ MAX_METADATA_ENTRIES = 16
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 Bits = Annotated[int, Field(ge=1)]
+ClassIndex = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class GenerationRequest(BaseModel):
@@ -30,11 +31,11 @@ class GenerationRequest(BaseModel):
     )
 
     model: str | None = Field(None, description="Id of a served model; the only one if left out.")
-    class_id: int | None = Field(None, description="Index of the class.")
-    class_name: int | str | None = Field(
+    class_id: ClassIndex | None = Field(None, description="Index of the class.")
+    class_name: ClassIndex | str | None = Field(
         None, alias="class", description="Index, WordNet id or name of the class."
     )
-    class_ids: list[int] | None = Field(
+    class_ids: list[ClassIndex] | None = Field(
         None, min_length=1, description="Indices of several classes; num_images of each are made."
     )
     num_images: int = Field(1, ge=1, description="Images, of each class.")

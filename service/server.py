@@ -114,6 +114,8 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop_by_signal)
     await server.serve(sockets=[listener])
+    if server.closing:
+        server.closing.cancel()
     worker.cancel()
     await asyncio.wait({worker})
     if not worker.cancelled():
@@ -126,7 +128,7 @@ class _Server(uvicorn.Server):
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._closing: asyncio.Task[None] | None = None
+        self.closing: asyncio.Task[None] | None = None
         super().__init__(
             uvicorn.Config(
                 service.api.app,
@@ -153,9 +155,9 @@ class _Server(uvicorn.Server):
         logger.info("stopping", extra={"grace_s": grace_s})
         self._service.api.drain()
         self.should_exit = True
-        if self._closing:
-            self._closing.cancel()
-        self._closing = asyncio.create_task(self._close_after(grace_s))
+        if self.closing:
+            self.closing.cancel()
+        self.closing = asyncio.create_task(self._close_after(grace_s))
 
     async def _close_after(self, grace_s: float) -> None:
         await asyncio.sleep(grace_s)

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -52,6 +53,10 @@ class EngineThread:
         """Return what `function` returns, called in the thread."""
         future = self._last = self._pool.submit(function)
         return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """Let the thread end after its current call."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass
@@ -99,17 +104,18 @@ async def run_worker(
     Raises: what `load_engine` and the first image raise, and what the engine raises while its
     slots are freed after a failed step: no job can run then.
     """
-    await queue.report(WorkerStatus(name=name, phase="loading"))
-    engine = await thread.call(load_engine)
-    await queue.report(WorkerStatus(name=name, phase="warming_up", num_slots=engine.num_slots))
-    await thread.call(partial(_make_first_image, engine, info))
-    worker = Worker(
-        name=name, info=info, queue=queue, engine=engine, metrics=metrics, thread=thread
-    )
-    await worker.report()
-    logger.info("worker ready", extra={"model": info.name, "slots": engine.num_slots})
-    on_ready()
-    await worker.run()
+    with closing(thread):
+        await queue.report(WorkerStatus(name=name, phase="loading"))
+        engine = await thread.call(load_engine)
+        await queue.report(WorkerStatus(name=name, phase="warming_up"))
+        await thread.call(partial(_make_first_image, engine, info))
+        worker = Worker(
+            name=name, info=info, queue=queue, engine=engine, metrics=metrics, thread=thread
+        )
+        await worker.report()
+        logger.info("worker ready", extra={"model": info.name, "slots": engine.num_slots})
+        on_ready()
+        await worker.run()
 
 
 def _make_first_image(engine: "Engine", info: ModelInfo) -> None:
@@ -149,6 +155,10 @@ class Worker:
 
     async def run(self) -> None:
         """Run jobs until cancelled; a step that fails takes the jobs in the engine with it."""
+        with self._encoders:
+            await self._run_jobs()
+
+    async def _run_jobs(self) -> None:
         async with asyncio.TaskGroup() as completions:
             while True:
                 if not self._jobs:

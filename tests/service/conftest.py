@@ -1,0 +1,21 @@
+"""Fixtures of the service's tests: the event loop, and a tiny real model on disk."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.service.harness import save_tiny_model
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Run asynchronous tests on asyncio, which is what the service runs on."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory with random weights, for what needs the real engine."""
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    save_tiny_model(directory)
+    return directory

@@ -1,0 +1,115 @@
+"""Hand-written stand-ins: an engine whose pixels follow from the request, a model description."""
+
+import threading
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.class_labels import ClassLabels
+from model.config import PRESETS, ImageRequest
+from model.zoo import ModelInfo
+
+if TYPE_CHECKING:
+    from model.engine import Engine
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", ("seven", "lucky"), "eight", "nine")
+NUM_STEPS = PRESETS["digits"].generator.num_tokens
+IMAGE_SIZE = PRESETS["digits"].tokenizer.image_size
+
+
+def fake_info() -> ModelInfo:
+    """Describe a model of the digits preset whose weights do not exist."""
+    preset = PRESETS["digits"]
+    return ModelInfo(
+        name="digits",
+        revision="0123456789ab",
+        generator=preset.generator,
+        tokenizer=preset.tokenizer,
+        sampling=preset.sampling,
+        class_labels=ClassLabels.from_names(DIGITS),
+        directory=None,
+    )
+
+
+def fake_pixels(request: ImageRequest) -> NDArray[np.uint8]:
+    """Return the image that the fake engine makes of `request`, and of nothing else."""
+    sampling = request.sampling
+    settings = (float(sampling.guidance_scale), float(sampling.temperature))
+    key = (request.class_id, request.seed, *settings, sampling.unmask_schedule, sampling.order)
+    random = np.random.default_rng(zlib.crc32(repr(key).encode()))
+    return random.integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+
+
+class FakeEngine:
+    """Keeps the contract of `model.engine.Engine`, and counts.
+
+    A step takes `step_s` seconds and waits while `gate` is closed; `fault`, if set, is called at
+    each step and may raise.
+    """
+
+    def __init__(self, num_slots: int = 4, num_steps: int = NUM_STEPS, step_s: float = 0.0) -> None:
+        self.num_slots = num_slots
+        self.num_steps = num_steps
+        self.step_s = step_s
+        self.gate = threading.Event()
+        self.gate.set()
+        self.fault: Callable[[], None] = lambda: None
+        self.batch_sizes: list[int] = []
+        self.threads: set[int] = set()
+        self._requests: dict[int, ImageRequest] = {}
+        self._drawn: dict[int, int] = {}
+
+    @property
+    def free_slots(self) -> int:
+        return self.num_slots - len(self._requests)
+
+    def admit(self, request: ImageRequest) -> int:
+        self.threads.add(threading.get_ident())
+        if not self.free_slots:
+            raise ValueError("no slot is free")
+        slot = min(set(range(self.num_slots)) - set(self._requests))
+        self._requests[slot] = request
+        self._drawn[slot] = 0
+        return slot
+
+    def cancel(self, slot: int) -> None:
+        self.threads.add(threading.get_ident())
+        del self._requests[slot]
+
+    def step(self) -> list[int]:
+        self.threads.add(threading.get_ident())
+        self.gate.wait()
+        time.sleep(self.step_s)
+        self.fault()
+        self.batch_sizes.append(len(self._requests))
+        advancing = [slot for slot in self._requests if self._drawn[slot] < self.num_steps]
+        for slot in advancing:
+            self._drawn[slot] += 1
+        return [slot for slot in advancing if self._drawn[slot] == self.num_steps]
+
+    def progress(self, slot: int) -> float:
+        return self._drawn[slot] / self.num_steps
+
+    def decode(self, slots: Sequence[int]) -> NDArray[np.uint8]:
+        self.threads.add(threading.get_ident())
+        assert all(self._drawn[slot] == self.num_steps for slot in slots)
+        return np.stack([fake_pixels(self._requests.pop(slot)) for slot in slots])
+
+
+def as_engine(fake: FakeEngine) -> "Engine":
+    """Pass `fake` off as an engine to the type checker."""
+    return cast("Engine", fake)
+
+
+class FakeClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now

@@ -1,0 +1,184 @@
+"""Facts of the worker: one batch for all, nobody's bytes depend on company, failures stay apart."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model.config import ImageRequest
+from service.jobs import JobState, QueueStats
+from tests.service.fakes import NUM_STEPS, FakeEngine
+from tests.service.harness import Harness, error_of, expected_png, running
+
+pytestmark = pytest.mark.anyio
+
+PNG = {"accept": "image/png"}
+
+
+def is_idle(stats: QueueStats) -> bool:
+    """Say whether nothing runs and all slots are free."""
+    (worker,) = stats.workers
+    return not stats.jobs_running and worker.free_slots == worker.num_slots
+
+
+async def held(h: Harness, *bodies: dict[str, Any]) -> list[asyncio.Task[httpx.Response]]:
+    """Send requests while the engine stands still; return when all are queued or running."""
+    h.engine.gate.clear()
+    before = (await h.queue.stats()).num_accepted
+    tasks = [asyncio.create_task(h.generate(PNG, **body)) for body in bodies]
+    await h.until(lambda s: s.num_accepted == before + len(bodies))
+    return tasks
+
+
+async def test_requests_that_arrive_together_share_steps() -> None:
+    """Four requests with settings of their own take the steps of one, and get their own images."""
+    bodies: list[dict[str, Any]] = [
+        {"class_id": 1, "seed": 1},
+        {"class_id": 2, "seed": 2, "guidance_scale": 7.5},
+        {"class_id": 3, "seed": 3, "temperature": 0.0, "order": "random"},
+        {"class_id": 4, "seed": 4, "unmask_schedule": [8, 8]},
+    ]
+    async with running(FakeEngine(num_slots=4)) as h:
+        tasks = await held(h, *bodies)
+        h.engine.gate.set()
+        replies = await asyncio.gather(*tasks)
+        # The first may have been alone in the step that stood still.
+        assert len(h.engine.batch_sizes) <= NUM_STEPS + 1
+        assert 4 == max(h.engine.batch_sizes)
+        assert [expected_png(**body) for body in bodies] == [r.content for r in replies]
+
+
+async def test_an_image_is_the_same_alone_and_in_company() -> None:
+    """The same request gives the same bytes whoever else is being served."""
+    body = {"class_id": 7, "seed": 5}
+    async with running(FakeEngine(num_slots=4)) as h:
+        alone = (await h.generate(PNG, **body)).content
+        others = [{"class_id": n, "seed": 5} for n in range(6)]
+        tasks = await held(h, *others, body)
+        h.engine.gate.set()
+        assert alone == (await asyncio.gather(*tasks))[-1].content
+
+
+async def test_a_job_joins_at_the_next_step() -> None:
+    """A request that comes while others run does not wait for their end."""
+    async with running(FakeEngine(num_slots=2, num_steps=200, step_s=0.001)) as h:
+        first = asyncio.create_task(h.generate(class_id=1))
+        await h.until(lambda s: len(h.engine.batch_sizes) >= 5)
+        second = asyncio.create_task(h.generate(class_id=2))
+        await asyncio.gather(first, second)
+        assert [1, 2, 1] == [n for n, _ in _runs(h.engine.batch_sizes)]
+
+
+async def test_a_job_may_have_more_images_than_there_are_slots() -> None:
+    """Images take slots as they become free and come back in the job's order."""
+    async with running(FakeEngine(num_slots=2)) as h:
+        reply = await h.generate(class_id=3, seed=10, num_images=5)
+        assert [10, 11, 12, 13, 14] == [image["seed"] for image in reply.json()["data"]]
+        assert 3 * NUM_STEPS == len(h.engine.batch_sizes)
+        assert is_idle(await h.queue.stats())
+
+
+async def test_the_engine_is_called_from_one_thread_only() -> None:
+    """Every call of the engine comes from the same thread, which is not the event loop's."""
+    async with running(FakeEngine(num_slots=2)) as h:
+        await asyncio.gather(*(h.generate(class_id=n) for n in range(5)))
+        assert 1 == len(h.engine.threads)
+
+
+async def test_a_cancelled_job_leaves_its_slots_at_the_next_step() -> None:
+    """Cancelling frees slots for those who wait, although the job was far from its end."""
+    async with running(FakeEngine(num_slots=2)) as h:
+        h.engine.num_steps = 10**9
+        task = asyncio.create_task(h.generate(class_id=1, num_images=2))
+        await h.until(lambda s: s.jobs_running == 1)
+        task.cancel()
+        await h.until(is_idle)
+        assert 1 == (await h.queue.stats()).num_ended[JobState.CANCELLED]
+
+
+async def test_a_failing_step_fails_its_jobs_alone_and_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Jobs in the engine fail with 500, their slots are free, and the next job runs."""
+
+    def explode() -> None:
+        raise RuntimeError("secret detail")
+
+    async with running(FakeEngine(num_slots=2)) as h:
+        tasks = await held(h, {"class_id": 1}, {"class_id": 2})
+        h.engine.fault = explode
+        h.engine.gate.set()
+        replies = await asyncio.gather(*tasks)
+        assert [500, 500] == [reply.status_code for reply in replies]
+        assert "generation_failed" == error_of(replies[0])["code"]
+        assert b"secret" not in replies[0].content
+        h.engine.fault = lambda: None
+        await h.until(is_idle)
+        assert 200 == (await h.generate(class_id=1)).status_code
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert 1 <= len(errors) <= 2  # the second request may have joined after the first failed
+    assert all("secret detail" in str(record.exc_info) for record in errors)
+
+
+async def test_a_request_that_the_engine_refuses_does_not_keep_slots() -> None:
+    """An error while an image is admitted fails the job and frees what it had."""
+
+    class Refusing(FakeEngine):
+        def admit(self, request: ImageRequest) -> int:
+            if request.seed == 13:
+                raise ValueError("unlucky")
+            return super().admit(request)
+
+    async with running(Refusing(num_slots=4)) as h:
+        assert 500 == (await h.generate(class_id=1, seed=12, num_images=2)).status_code
+        await h.until(is_idle)
+        assert 200 == (await h.generate(class_id=1, seed=14)).status_code
+
+
+async def test_an_image_that_cannot_be_encoded_fails_its_job(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An encoder's error is answered with 500 and logged, and the worker goes on."""
+
+    class Misshapen(FakeEngine):
+        is_broken = False
+
+        def decode(self, slots: Sequence[int]) -> NDArray[np.uint8]:
+            pixels = super().decode(slots)
+            return pixels[:, :0] if self.is_broken else pixels
+
+    engine = Misshapen()
+    async with running(engine) as h:
+        engine.is_broken = True
+        assert 500 == (await h.generate(class_id=1)).status_code
+        engine.is_broken = False
+        assert 200 == (await h.generate(class_id=1)).status_code
+    assert ["encoding failed"] == [r.message for r in caplog.records if r.levelname == "ERROR"]
+
+
+async def test_timings_say_where_the_time_went() -> None:
+    """Stages add up to no more than the whole, and waiting for a slot counts as queueing."""
+    async with running(FakeEngine(num_slots=1, num_steps=5, step_s=0.01)) as h:
+        tasks = [asyncio.create_task(h.generate(class_id=n)) for n in (1, 2)]
+        first, second = [(await task).json()["timings"] for task in tasks]
+        assert {"queue_s", "generation_s", "decode_s", "encode_s", "total_s"} == set(first)
+        assert first["generation_s"] >= 0.05
+        assert second["queue_s"] >= 0.04
+        stages = sum(second[name] for name in ("queue_s", "generation_s", "decode_s", "encode_s"))
+        assert stages <= second["total_s"] + 0.001
+
+
+def _runs(values: list[int]) -> list[tuple[int, int]]:
+    """Collapse equal neighbours: [1, 1, 2] → [(1, 2), (2, 1)]."""
+    runs: list[tuple[int, int]] = []
+    for value in values:
+        if runs and runs[-1][0] == value:
+            runs[-1] = (value, runs[-1][1] + 1)
+        else:
+            runs.append((value, 1))
+    return runs
