@@ -13,13 +13,15 @@ from service.errors import StartupError
 
 
 def load_engine(info: ModelInfo, device: str, num_slots: int) -> Engine:
-    """Load the weights of `info` onto `device` ("auto": cuda where there is one).
+    """Load the weights of `info` onto `device` ("auto": cuda where there is one) and warm up.
 
     Raises: CheckpointError for files that do not hold the model, StartupError for a device that
     is not there.
     """
     generator, tokenizer = load_model(info, device=choose_device(device))
-    return Engine(generator, tokenizer, num_slots=num_slots)
+    engine = Engine(generator, tokenizer, num_slots=num_slots)
+    engine.warm_up()
+    return engine
 
 
 def choose_device(device: str) -> str:

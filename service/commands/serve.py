@@ -8,8 +8,10 @@ import argparse
 import asyncio
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from model.zoo import ModelInfo
@@ -33,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     add_settings_flags(parser, Settings.model_fields)
     settings = Settings.load(vars(parser.parse_args(argv)))
     logs.configure(settings.log_level, as_json=settings.log_json)
-    with bind(settings.host, settings.port) as listener:
+    with _sigterm_exits(), bind(settings.host, settings.port) as listener:
         info = find_model(settings)
         url = _url(settings.host, listener.getsockname()[1])
         revision = f"revision {info.revision}"
@@ -55,6 +57,17 @@ def main(argv: Sequence[str]) -> int:
         logging.shutdown()
         os._exit(0)
     return 0
+
+
+@contextmanager
+def _sigterm_exits() -> Iterator[None]:
+    """End with status 0 when SIGTERM comes before `serve` listens for it, also as process 1 of a
+    container, which the kernel's default would leave running."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _url(host: str, port: int) -> str:

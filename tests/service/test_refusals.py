@@ -114,7 +114,7 @@ async def test_a_body_that_is_no_json_object_is_400(content: bytes) -> None:
 async def test_an_unknown_class_is_refused_with_the_nearest() -> None:
     """A misspelt name is not repeated but answered with what may have been meant."""
     async with running() as h:
-        error = error_of(await h.generate(**{"class": "sevn"}))
+        error = error_of(await h.client.post(URL, json={"class": "sevn"}))
         assert ("unknown_class", "class") == (error["code"], error["param"])
         assert "7 seven" in error["message"]
         assert "sevn" not in error["message"]

@@ -1,0 +1,97 @@
+"""Facts of `bar serve` as a process: what it prints, its images, its end."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from service.commands.generate import main as generate_main
+
+
+@pytest.fixture
+def server(tiny_model_dir: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A server of the tiny model on a free port."""
+    command = [sys.executable, "-m", "service", "serve", "--model", str(tiny_model_dir),
+               "--port", "0", "--num-slots", "4"]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        yield process
+        if process.poll() is None:
+            process.kill()
+
+
+def read_start(server: "subprocess.Popen[str]") -> tuple[str, str]:
+    """Return the server's URL and its first example, printed when it is ready."""
+    assert server.stdout is not None
+    greeting = server.stdout.readline()
+    found = re.search(r"http://127\.0\.0\.1:\d+", greeting)
+    assert found, greeting
+    assert "Ready. Try:\n" == server.stdout.readline()
+    return found[0], server.stdout.readline() + server.stdout.readline()
+
+
+def test_the_printed_example_gives_an_image(
+    server: "subprocess.Popen[str]", tmp_path: Path
+) -> None:
+    """What the server tells a user to type works as it is."""
+    _, example = read_start(server)
+    subprocess.run(example.replace("curl", "curl -sS", 1), shell=True, cwd=tmp_path, check=True)
+    with Image.open(tmp_path / "image.png") as image:
+        assert (8, 8) == image.size
+
+
+def test_server_and_command_line_make_the_same_image(
+    server: "subprocess.Popen[str]", tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """A request gives the same pixels over HTTP, in company, as `bar generate` does alone."""
+    url, _ = read_start(server)
+    body = {"class": "bee", "seed": 11, "num_images": 3, "order": "random"}
+    data = httpx.post(f"{url}/v1/generations", json=body, timeout=30).json()["data"]
+    single = httpx.post(
+        f"{url}/v1/generations", json={"class": "bee", "seed": 12, "order": "random"},
+        headers={"accept": "image/png"}, timeout=30,
+    )  # fmt: skip
+    output = tmp_path / "bee.png"
+    generate_main(["--model", str(tiny_model_dir), "--class", "bee", "--seed", "12",
+                   "--order", "random", "--output", str(output)])  # fmt: skip
+    assert output.read_bytes() == single.content
+    assert 12 == data[1]["seed"]
+    assert single.headers["x-seed"] == "12"
+
+
+def test_sigterm_ends_the_process_with_status_0(server: "subprocess.Popen[str]") -> None:
+    """A stopped server has not failed."""
+    read_start(server)
+    server.send_signal(signal.SIGTERM)
+    assert 0 == server.wait(20)
+
+
+def test_sigterm_while_loading_does_not_wait(server: "subprocess.Popen[str]") -> None:
+    """Neither has one that was stopped before its model was there."""
+    assert server.stdout is not None
+    server.stdout.readline()
+    server.send_signal(signal.SIGTERM)
+    assert 0 == server.wait(20)
+
+
+def test_a_taken_port_is_one_line(server: "subprocess.Popen[str]", tiny_model_dir: Path) -> None:
+    """A second server on the same port says so, and what to do."""
+    url, _ = read_start(server)
+    port = url.rpartition(":")[2]
+    command = [sys.executable, "-m", "service", "serve", "--model", str(tiny_model_dir),
+               "--port", port]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert 1 == done.returncode
+    assert (
+        f"bar serve: cannot listen on 127.0.0.1 port {port}: it is in use already; choose another "
+        "with --port\n"
+    ) == done.stderr
