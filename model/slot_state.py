@@ -41,7 +41,7 @@ class SlotState:
         self.drawn = torch.full_like(self.order[:, 0], config.num_tokens)  # tokens so far
         self.class_ids = zeros(dtype=torch.int64)
         self.seeds = zeros(dtype=torch.int64)
-        self.guidance_scale = zeros(dtype=wide)
+        self.guidance_scale = zeros(dtype=torch.float32)  # as in `generate.py`, whatever dtype
         # Round by round; `make_room` adds rounds when a longer schedule comes.
         self.temperatures = zeros(ROUNDS_PER_PRODUCT, dtype=wide)
         self.still_masked = zeros(ROUNDS_PER_PRODUCT, dtype=torch.int64)
