@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("service.commands.generate", "make images without a server"),
     "models": ("service.commands.models", "list the models, and which are on this machine"),
     "download": ("service.commands.download", "fetch a published model"),
+    "bench": ("service.commands.bench", "measure the engine, or a running service"),
     "train": ("training.commands.train", "train a model: bar train digits"),
 }
 EXIT_INTERRUPTED = 130  # what shells report after Ctrl-C

@@ -88,12 +88,10 @@ def _measure(settings: Settings, values: dict[str, object]) -> dict[str, float |
         against_twin=values["against"] == "twin",
         batch_invariant=bool(values["batch_invariant"]),
     )
-    say = sys.stderr.write
     return run_benchmark(
-        generator,
-        tokenizer,
-        sampling,
-        plan,
-        lambda pixels: encode(pixels, "png", {}),
-        lambda line: say(f"{line}\n"),
+        generator, tokenizer, sampling, plan, lambda pixels: encode(pixels, "png", {}), _say
     )
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

@@ -1,0 +1,209 @@
+"""The engine's benchmark: images per second, where the time goes, and how far from the floor.
+
+Run by `bar bench engine`. Needs no weights: random ones cost the same arithmetic. A comparison with
+the slow twin runs both in one process, in turn, on the same weights and classes, because machines
+are noisy and ratios from one run are worth more than figures from two.
+"""
+
+import gc
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.config import ImageRequest, SamplingConfig
+from model.device import choose_dtype
+from model.engine import Engine
+from model.generate import generate
+from model.generator import Generator
+from model.roofline import Work, image_work
+from model.tokenizer import Tokenizer
+
+Encode = Callable[[NDArray[np.uint8]], bytes]
+Report = dict[str, float | int | str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkPlan:
+    """What to measure."""
+
+    batch: int  # slots, all kept occupied
+    images: int  # in each run; a multiple of the batch keeps all slots occupied to the end
+    runs: int
+    dtype: str  # of the engine: auto, float32 or bfloat16
+    against_twin: bool
+    batch_invariant: bool
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """What this device reaches, measured just now."""
+
+    flops_per_s: float
+    bytes_per_s: float
+
+
+def run_benchmark(
+    generator: Generator,
+    tokenizer: Tokenizer,
+    sampling: SamplingConfig,
+    plan: BenchmarkPlan,
+    encode: Encode,
+    say: Callable[[str], None],
+) -> Report:
+    """Measure the engine, and the twin if asked, and return one flat report.
+
+    `encode` turns the pixels of one image into a file; `say` is told of progress.
+    """
+    device = generator.trunk.cls_token.device
+    num_parameters = sum(parameter.numel() for parameter in generator.parameters())
+    dtype = choose_dtype(plan.dtype, device, num_parameters)
+    say("measuring what the device reaches")
+    peaks = measure_peaks(device, dtype)
+    say("preparing the engine")
+    started = time.perf_counter()
+    engine = Engine(
+        generator,
+        tokenizer,
+        num_slots=plan.batch,
+        dtype=dtype,
+        batch_invariant=plan.batch_invariant,
+    )
+    engine.warm_up()
+    requests = _requests(plan.images, generator.config.num_classes, sampling)
+    _run_engine(engine, requests[: plan.batch], encode)  # fills the prefix cache, as service does
+    ready_s = time.perf_counter() - started
+    engine_runs, twin_runs = [], []
+    for run in range(plan.runs):
+        engine_runs.append(_run_engine(engine, requests, encode))
+        say(f"run {run + 1} of {plan.runs}: {plan.images / engine_runs[-1]['total']:.3f} images/s")
+        if plan.against_twin:
+            twin_runs.append(_run_twin(generator, tokenizer, requests, plan.batch, encode))
+            say(f"  slow twin: {plan.images / twin_runs[-1]:.3f} images/s")
+    work = image_work(
+        generator.config,
+        tokenizer.config,
+        images=plan.batch,
+        rounds=len(sampling.unmask_schedule),
+        guided=sampling.guidance_scale > 1,
+        value_bytes=dtype.itemsize,
+    )
+    median = sorted(engine_runs, key=lambda seconds: seconds["total"])[len(engine_runs) // 2]
+    report = _report(median, work, peaks, plan)
+    report |= {"dtype": str(dtype).removeprefix("torch."), "device": _device_name(device)}
+    report |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    report |= {"ready_s": ready_s, "peak_memory_bytes": _peak_memory(device)}
+    if twin_runs:
+        report["twin_images_per_s"] = plan.images / statistics.median(twin_runs)
+        pairs = zip(twin_runs, engine_runs, strict=True)
+        report["ratio_to_twin"] = statistics.median(twin / own["total"] for twin, own in pairs)
+    return report
+
+
+def _requests(count: int, num_classes: int, sampling: SamplingConfig) -> list[ImageRequest]:
+    return [
+        ImageRequest(class_id=i % min(num_classes, 100), seed=i, sampling=sampling)
+        for i in range(count)
+    ]
+
+
+def _run_engine(engine: Engine, requests: list[ImageRequest], encode: Encode) -> dict[str, float]:
+    """Draw all `requests`, refilling slots as they become free; return seconds by stage."""
+    engine.stopwatch.seconds.clear()
+    waiting, finished, num_steps, encode_s = list(reversed(requests)), 0, 0, 0.0
+    started = time.perf_counter()
+    while finished < len(requests):
+        while waiting and engine.free_slots:
+            engine.admit(waiting.pop())
+        full = engine.step()
+        num_steps += 1
+        if full:
+            images = engine.decode(full)
+            encode_started = time.perf_counter()
+            for image in images:
+                encode(image)
+            encode_s += time.perf_counter() - encode_started
+            finished += len(full)
+    total = time.perf_counter() - started
+    return {**engine.stopwatch.seconds, "encode": encode_s, "total": total, "steps": num_steps}
+
+
+def _run_twin(
+    generator: Generator,
+    tokenizer: Tokenizer,
+    requests: list[ImageRequest],
+    batch: int,
+    encode: Encode,
+) -> float:
+    started = time.perf_counter()
+    for first in range(0, len(requests), batch):
+        for image in generate(generator, tokenizer, requests[first : first + batch]):
+            encode(image)
+    return time.perf_counter() - started
+
+
+def _report(
+    seconds: dict[str, float], work: dict[str, Work], peaks: Peaks, plan: BenchmarkPlan
+) -> Report:
+    floors = {
+        stage: needed.floor_s(peaks.flops_per_s, peaks.bytes_per_s)
+        for stage, needed in work.items()
+    }
+    # Encoding is not the accelerator's work: it has no floor here and stays out of the share.
+    drawing_s = (seconds["total"] - seconds["encode"]) / plan.images * plan.batch
+    report: Report = {
+        "images_per_s": plan.images / seconds["total"],
+        "ms_per_step": 1000 * (seconds["total"] - seconds["encode"]) / seconds["steps"],
+        "roofline_share": sum(floors.values()) / drawing_s,
+        "batch": plan.batch,
+        "images": plan.images,
+        "peak_tflops": peaks.flops_per_s / 1e12,
+        "peak_gb_per_s": peaks.bytes_per_s / 1e9,
+    }
+    for stage in (*floors, "encode"):
+        if stage in seconds:
+            report[f"share_{stage}"] = seconds[stage] / seconds["total"]
+        if stage in floors and seconds.get(stage):
+            own = seconds[stage] / plan.images * plan.batch
+            report[f"roofline_share_{stage}"] = floors[stage] / own
+    return report
+
+
+def measure_peaks(device: torch.device, dtype: torch.dtype) -> Peaks:
+    """Measure large products and large reads, the two ceilings of a roofline."""
+    size = 2048 if device.type == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    product_s = min(_seconds(lambda: torch.mm(a, b), device))
+    # Beyond every cache: what streams from memory is what weights do.
+    memory = torch.ones(1 << (28 if device.type == "cpu" else 30), device=device)
+    read_s = min(_seconds(memory.sum, device))
+    return Peaks(2 * size**3 / product_s, memory.nbytes / read_s)
+
+
+def _seconds(function: Callable[[], object], device: torch.device) -> Iterator[float]:
+    for _ in range(5):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        yield time.perf_counter() - started
+    gc.collect()
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
