@@ -48,7 +48,7 @@ def test_any_object_is_a_job_or_a_refusal(body: dict[str, Any]) -> None:
         refusal = explain(problem, problem["loc"])
     except (InvalidRequest, NotFound) as error:
         refusal = error
-        assert error.param in NAMES  # noqa: PT017 - a refusal is one of the two right ends
+        assert error.param in NAMES
     if refusal:
         assert refusal.status in (400, 404)
         assert 0 < len(str(refusal)) < 300
