@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from model.config import ImageRequest, SamplingConfig
-from model.device import choose_dtype
 from model.engine import Engine
 from model.generate import generate
 from model.generator import Generator
+from model.precision import Precision
 from model.roofline import Work, image_work
 from model.tokenizer import Tokenizer
 
@@ -36,7 +36,7 @@ class BenchmarkPlan:
     batch: int  # slots, all kept occupied
     images: int  # in each run; a multiple of the batch keeps all slots occupied to the end
     runs: int
-    dtype: str  # of the engine: auto, float32 or bfloat16
+    precision: Precision
     against_twin: bool
     batch_invariant: bool
 
@@ -62,8 +62,7 @@ def run_benchmark(
     `encode` turns the pixels of one image into a file; `say` is told of progress.
     """
     device = generator.trunk.cls_token.device
-    num_parameters = sum(parameter.numel() for parameter in generator.parameters())
-    dtype = choose_dtype(plan.dtype, device, num_parameters)
+    dtype = plan.precision.dtype
     say("measuring what the device reaches")
     peaks = measure_peaks(device, dtype)
     say("preparing the engine")
@@ -72,7 +71,7 @@ def run_benchmark(
         generator,
         tokenizer,
         num_slots=plan.batch,
-        dtype=dtype,
+        precision=plan.precision,
         batch_invariant=plan.batch_invariant,
     )
     engine.warm_up()
@@ -96,7 +95,7 @@ def run_benchmark(
     )
     median = sorted(engine_runs, key=lambda seconds: seconds["total"])[len(engine_runs) // 2]
     report = _report(median, work, peaks, plan)
-    report |= {"dtype": str(dtype).removeprefix("torch."), "device": _device_name(device)}
+    report |= {"dtype": plan.precision.name, "device": _device_name(device)}
     report |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
     report |= {"ready_s": ready_s, "peak_memory_bytes": _peak_memory(device)}
     if twin_runs:

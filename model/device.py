@@ -1,32 +1,12 @@
-"""What this machine computes with: dtype, threads.
+"""What this machine's processor can do: bfloat16, and how many threads are worth having.
 
-Read by the worker and the benchmarks when they build an engine. Source: oneDNN's bfloat16 is
-emulated, and 44 to 500 times slower, on processors without AVX512-BF16 or AMX.
+Read by the worker and the benchmarks when they build an engine.
 """
 
 import os
 from pathlib import Path
 
 import torch
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# Below this many parameters a step on the CPU is overhead, not arithmetic: bfloat16 gains nothing.
-SMALL_MODEL_PARAMETERS = 20_000_000
-
-
-def choose_dtype(name: str, device: torch.device, num_parameters: int) -> torch.dtype:
-    """Return the dtype called `name`; "auto" is the fastest in which this device is at home.
-
-    Raises ValueError for a name that is none of auto, float32 and bfloat16.
-    """
-    if name == "auto":
-        if device.type == "cpu":
-            suits = has_cpu_bfloat16() and num_parameters >= SMALL_MODEL_PARAMETERS
-            return torch.bfloat16 if suits else torch.float32
-        return torch.bfloat16
-    if name not in DTYPES:
-        raise ValueError(f"dtype must be auto, {' or '.join(DTYPES)}, got {name!r}")
-    return DTYPES[name]
 
 
 def has_cpu_bfloat16() -> bool:

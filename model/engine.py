@@ -26,6 +26,7 @@ from model.fast_head import FastHead
 from model.fast_trunk import FastTrunk, Prefix
 from model.generate import generation_order
 from model.generator import Generator
+from model.precision import FLOAT32, Precision
 from model.prefix_cache import PrefixCache
 from model.slot_state import SlotState
 from model.stopwatch import Stopwatch
@@ -43,6 +44,7 @@ class Slot:
 
     request: ImageRequest | None = None
     num_drawn: int = 0  # tokens
+    modulations: Tensor | None = None  # (S - 1, depth, 6D), where classes have tables
 
 
 class Engine:
@@ -55,20 +57,23 @@ class Engine:
         tokenizer: Tokenizer,
         *,
         num_slots: int,
-        dtype: torch.dtype = torch.float32,
+        precision: Precision = FLOAT32,
         batch_invariant: bool = True,
     ) -> None:
         if num_slots < 1:
             raise ValueError(f"num_slots must be at least 1, got {num_slots}")
-        self.config, self.num_slots, self.dtype = generator.config, num_slots, dtype
+        self.config, self.num_slots, self.precision = generator.config, num_slots, precision
         self.device = generator.trunk.cls_token.device
         self.batch_invariant = batch_invariant
         self.stopwatch = Stopwatch(self.device)
         self.num_out_of_memory = 0
-        self._trunk, self._head = FastTrunk(generator.trunk, dtype), FastHead(generator.head, dtype)
-        self._decoder = FastDecoder(tokenizer, dtype, 1 if self.device.type == "cpu" else 8)
+        dtype, linear = precision.dtype, precision.linear
+        self._trunk = FastTrunk(generator.trunk, dtype)
+        self._head = FastHead(generator.head, dtype, linear)
+        decode_batch = 1 if self.device.type == "cpu" else 8
+        self._decoder = FastDecoder(tokenizer, dtype, decode_batch, linear)
         self._slots = [Slot() for _ in range(num_slots)]
-        self._state = SlotState(self.config, num_slots, self.device, dtype)
+        self._state = SlotState(self.config, num_slots, self.device, dtype, precision.cache_dtype)
         self._run_step = StepRunner(self._token_step, self.device)
         self._slots_at_once = num_slots  # fewer after the memory ran out
         self.prefixes: PrefixCache[tuple[int, int], Prefix] = PrefixCache(
@@ -103,7 +108,10 @@ class Engine:
         if self._state.make_room(len(request.sampling.unmask_schedule)):
             self._run_step.forget()
         self._state.write(number, request, order, self._head, (conditional, unconditional))
-        self._slots[number] = Slot(request)
+        modulations = (
+            self._modulations.get(request.class_id)[0] if self._modulations is not None else None
+        )
+        self._slots[number] = Slot(request, modulations=modulations)
         return number
 
     def cancel(self, number: int) -> None:
@@ -140,8 +148,11 @@ class Engine:
     def start_decode(self, numbers: Sequence[int]) -> Decoding:
         """Begin to turn full slots into pixels, free the slots, and return where pixels arrive.
 
-        Raises KeyError for a slot that is not occupied, ValueError for one that is not full.
+        Raises KeyError for a slot that is not occupied, ValueError for one that is not full and
+        for no slots at all.
         """
+        if not numbers:
+            raise ValueError("no slots to decode")
         for number in numbers:
             if (progress := self.progress(number)) < 1:
                 raise ValueError(f"slot {number} is not full: {progress:.0%} of it is drawn")
@@ -261,9 +272,10 @@ class Engine:
         """Return modulations (N, depth, 6D) where classes have tables."""
         if self._modulations is None:
             return None
-        rows = []
-        for slot in self._slots[slots]:
-            class_id = self.config.null_class if slot.request is None else slot.request.class_id
-            (table,) = self._modulations.get(class_id)
-            rows.append(table[min(slot.num_drawn, self.config.num_tokens - 2)])
-        return torch.stack(rows)
+        last, idle = self.config.num_tokens - 2, self._trunk.null_modulations
+        return torch.stack(
+            [
+                (idle if slot.modulations is None else slot.modulations)[min(slot.num_drawn, last)]
+                for slot in self._slots[slots]
+            ]
+        )

@@ -15,20 +15,20 @@ from torch.nn import functional as F
 
 from model.image_decoder import unfold_patches
 from model.layers import VitBlock, merge_heads, split_heads
-from model.packed_linear import PackedLinear
+from model.packed_linear import LinearKind, PackedLinear
 from model.tokenizer import Tokenizer, to_uint8
 
 
 class FastVitBlock:
     """The weights of one decoder block."""
 
-    def __init__(self, block: VitBlock, dtype: torch.dtype) -> None:
+    def __init__(self, block: VitBlock, dtype: torch.dtype, linear: LinearKind) -> None:
         self._norm1, self._norm2 = _pack_norm(block.norm1, dtype), _pack_norm(block.norm2, dtype)
         self._num_heads = block.attn.num_heads
-        self._qkv = PackedLinear.of(block.attn.qkv, dtype)
-        self._proj = PackedLinear.of(block.attn.proj, dtype)
-        self._fc1 = PackedLinear.of(block.mlp.fc1, dtype)
-        self._fc2 = PackedLinear.of(block.mlp.fc2, dtype)
+        self._qkv, self._proj, self._fc1, self._fc2 = (
+            linear(layer.weight, layer.bias, dtype)
+            for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2)
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         qkv = self._qkv(_layer_norm(x, self._norm1)).chunk(3, dim=-1)
@@ -55,7 +55,13 @@ class FastDecoder:
     """Turns bits into uint8 pixels with the weights of a `Tokenizer`."""
 
     @torch.no_grad()
-    def __init__(self, tokenizer: Tokenizer, dtype: torch.dtype, batch_size: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        dtype: torch.dtype,
+        batch_size: int,
+        linear: LinearKind = PackedLinear,
+    ) -> None:
         decoder, self._dtype = tokenizer.decoder, dtype
         self.batch_size = batch_size
         device = decoder.class_token.device
@@ -67,7 +73,7 @@ class FastDecoder:
         self._norm_pre = _pack_norm(decoder.norm_pre, dtype)
         self._norm_post = _pack_norm(decoder.norm_post, dtype)
         blocks: list[VitBlock] = list(decoder.blocks)  # type: ignore[arg-type]
-        self._blocks = [FastVitBlock(block, dtype) for block in blocks]
+        self._blocks = [FastVitBlock(block, dtype, linear) for block in blocks]
         to_pixels = decoder.to_pixels
         assert to_pixels.bias is not None
         self._to_pixels = PackedLinear(to_pixels.weight.flatten(1), to_pixels.bias, dtype)

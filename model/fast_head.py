@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from model.layers import modulate
 from model.masked_bit_head import HeadBlock, MaskedBitHead
-from model.packed_linear import PackedLinear, PackedNorm, PackedSwiGLU, bit_table, fuse
+from model.packed_linear import LinearKind, PackedLinear, PackedNorm, PackedSwiGLU, bit_table, fuse
 from model.sampling import MASK, gumbel, pick_bits, remask
 
 # Rounds whose modulations are computed together: always this many, so that the product's shape,
@@ -28,13 +28,16 @@ ROUNDS_PER_PRODUCT = 4
 class FastHead:
     """Samples tokens with the weights of a `MaskedBitHead`."""
 
-    def __init__(self, head: MaskedBitHead, dtype: torch.dtype) -> None:
+    @torch.no_grad()
+    def __init__(
+        self, head: MaskedBitHead, dtype: torch.dtype, linear: LinearKind = PackedLinear
+    ) -> None:
         self._dtype, self._num_bits = dtype, head.bits_per_token
         self._wide = torch.promote_types(dtype, torch.float32)
         self._ratio_embed = head.ratio_embed
         blocks: list[HeadBlock] = list(head.blocks)  # type: ignore[arg-type]
         self._norms = [PackedNorm(block.norm, dtype) for block in blocks]
-        self._mlps = [PackedSwiGLU(block.mlp, dtype) for block in blocks]
+        self._mlps = [PackedSwiGLU(block.mlp, dtype, linear) for block in blocks]
         modulations = [*(block.modulation for block in blocks), head.final_modulation]
         self._modulation = fuse(modulations, dtype)
         self._width = head.final_norm.weight.shape[0]
@@ -81,6 +84,10 @@ class FastHead:
             confidence = torch.where(masked, confidence, math.inf)
             bits = remask(bits, confidence, masked.sum(-1), still_masked[:, r])
         return bits
+
+    def first_logits(self, latents: Tensor, ratios: Tensor, guidance: Tensor) -> Tensor:
+        """Return the logits (N, k, 2) of each token's first round; shapes as in `sample`."""
+        return self._logits(None, self._modulate(latents, ratios[:, :1])[0], guidance)
 
     def _modulate(self, latents: Tensor, ratios: Tensor) -> list[tuple[Tensor, ...]]:
         """Return, for each of these rounds, shift, scale and gate of each block, then the final

@@ -132,9 +132,10 @@ class FastTrunk:
         def attend_at(layer: int) -> Attend:
             def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
                 keys, values = cache.keys[layer, cached], cache.values[layer, cached]
-                keys[rows, :, sequence], values[rows, :, sequence] = k[:, :, 0], v[:, :, 0]
+                keys[rows, :, sequence] = k[:, :, 0].to(keys.dtype)
+                values[rows, :, sequence] = v[:, :, 0].to(values.dtype)
                 return F.scaled_dot_product_attention(
-                    q, keys, values, attn_mask=visible[:, None, None]
+                    q, keys.to(q.dtype), values.to(q.dtype), attn_mask=visible[:, None, None]
                 )
 
             return attend

@@ -117,7 +117,7 @@ class MaskedBitHead(nn.Module):
         bits = torch.full((batch, num_bits), MASK, device=latent.device)
         noise = gumbel(uniforms)  # (B, R, k, 3)
         for r in range(unmasking.max_rounds):
-            logits = self._guided_logits(
+            logits = self.guided_logits(
                 bits, latent, null_latent, unmasking.mask_ratio[:, r], guidance
             )
             annealed = (temperature * unmasking.anneal[:, r])[:, None]  # (B, 1)
@@ -128,7 +128,7 @@ class MaskedBitHead(nn.Module):
             bits = remask(bits, confidence, masked.sum(-1), unmasking.still_masked[:, r])
         return bits
 
-    def _guided_logits(
+    def guided_logits(
         self,
         bits: Tensor,
         latent: Tensor,
@@ -136,6 +136,7 @@ class MaskedBitHead(nn.Module):
         mask_ratio: Tensor,
         guidance: Tensor,
     ) -> Tensor:
+        """Return `forward`'s logits (N, k, 2) with guidance (N,) applied."""
         logits, null_logits = self(
             bits.repeat(2, 1), torch.cat([latent, null_latent]), mask_ratio.repeat(2)
         ).chunk(2)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.fp8 import Fp8Linear
 from model.layers import NORM_EPS, BitEmbedding, SwiGLU
 
 
@@ -46,6 +47,9 @@ class PackedLinear:
         return F.gelu(out) if activation == "gelu" else out
 
 
+LinearKind = type[PackedLinear] | type[Fp8Linear]
+
+
 def can_pack(weight: Tensor) -> bool:
     """Tell whether oneDNN has a blocked layout for `weight` on this machine."""
     return (
@@ -63,12 +67,14 @@ class PackedSwiGLU:
     and 3413, fit no kernel's tile.
     """
 
-    def __init__(self, swiglu: SwiGLU, dtype: torch.dtype) -> None:
+    def __init__(
+        self, swiglu: SwiGLU, dtype: torch.dtype, linear: "LinearKind" = PackedLinear
+    ) -> None:
         extra = -swiglu.w3.in_features % 64
         weight12 = torch.cat([F.pad(w, (0, 0, 0, extra)) for w in swiglu.w12.weight.chunk(2)])
         bias12 = torch.cat([F.pad(b, (0, extra)) for b in swiglu.w12.bias.chunk(2)])
-        self._w12 = PackedLinear(weight12, bias12, dtype)
-        self._w3 = PackedLinear(F.pad(swiglu.w3.weight, (0, extra)), swiglu.w3.bias, dtype)
+        self._w12 = linear(weight12, bias12, dtype)
+        self._w3 = linear(F.pad(swiglu.w3.weight, (0, extra)), swiglu.w3.bias, dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
         gate, value = self._w12(x).chunk(2, dim=-1)

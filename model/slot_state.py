@@ -27,6 +27,7 @@ class SlotState:
         num_slots: int,
         device: torch.device,
         dtype: torch.dtype,
+        cache_dtype: torch.dtype,
     ) -> None:
         self._config = config
 
@@ -34,7 +35,7 @@ class SlotState:
             return torch.zeros(num_slots, *shape, device=device, dtype=dtype)
 
         wide = torch.promote_types(dtype, torch.float32)
-        self.cache = KVCache(config, 2 * num_slots, device, dtype)
+        self.cache = KVCache(config, 2 * num_slots, device, cache_dtype)
         self.latents = zeros(config.head_width).repeat(2, 1, 1)  # (2, N, W), conditional first
         self.tokens = zeros(config.num_tokens + 1, config.bits_per_token, dtype=torch.int8)
         self.order = zeros(config.num_tokens, dtype=torch.int64)

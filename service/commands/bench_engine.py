@@ -43,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
         "--images", type=int, metavar="M", help="images of each run (default: the batch)"
     )
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="(default: 3)")
-    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
+    parser.add_argument(
+        "--dtype", default="auto", help="auto, float32, bfloat16 or fp8 (default: auto)"
+    )
     parser.add_argument("--against", choices=["twin"], help="run the slow generator in turn")
     parser.add_argument(
         "--batch-invariant",
@@ -63,6 +65,7 @@ def _measure(settings: Settings, values: dict[str, object]) -> dict[str, float |
     from model.checkpoint import load_model  # noqa: PLC0415
     from model.device import num_physical_cores  # noqa: PLC0415
     from model.generator import Generator  # noqa: PLC0415
+    from model.precision import choose_precision  # noqa: PLC0415
     from model.tokenizer import Tokenizer  # noqa: PLC0415
     from service.engine_loader import choose_device  # noqa: PLC0415
 
@@ -80,11 +83,13 @@ def _measure(settings: Settings, values: dict[str, object]) -> dict[str, float |
         info = find_model(settings)
         generator, tokenizer = load_model(info, device=device)
         sampling = info.sampling
+    num_parameters = sum(parameter.numel() for parameter in generator.parameters())
+    precision = choose_precision(str(values["dtype"]), torch.device(device), num_parameters)
     plan = BenchmarkPlan(
         batch=int(str(values["batch"])),
         images=int(str(values["images"] or values["batch"])),
         runs=int(str(values["runs"])),
-        dtype=str(values["dtype"]),
+        precision=precision,
         against_twin=values["against"] == "twin",
         batch_invariant=bool(values["batch_invariant"]),
     )

@@ -18,6 +18,7 @@ from model.config import GeneratorConfig, ImageRequest, Order, SamplingConfig, u
 from model.engine import Engine
 from model.generate import generate
 from model.generator import Generator
+from model.precision import Precision
 from model.tokenizer import Tokenizer
 from tests.golden.__main__ import DATA
 from tests.golden.generator_checks import GoldenGenerator
@@ -44,7 +45,7 @@ def tiny_engine(
         tiny_generator(tiny_config(patch_size), dtype),
         tiny_tokenizer(dtype=dtype),
         num_slots=num_slots,
-        dtype=dtype,
+        precision=Precision(dtype),
         batch_invariant=batch_invariant,
     )
 

@@ -81,11 +81,11 @@ def test_guidance_of_one_ignores_the_null_latent(dtype: torch.dtype) -> None:
     head, batch = tiny_head(dtype), 64
     bits, ratio = torch.full((batch, 4), MASK), torch.ones(batch)
     latent, null_latent = latents(batch, dtype), 1e3 * latents(batch, dtype, 1)
-    guided = head._guided_logits(bits, latent, null_latent, ratio, torch.ones(batch))
-    same = head._guided_logits(bits, latent, latents(batch, dtype, 2), ratio, torch.ones(batch))
+    guided = head.guided_logits(bits, latent, null_latent, ratio, torch.ones(batch))
+    same = head.guided_logits(bits, latent, latents(batch, dtype, 2), ratio, torch.ones(batch))
     assert torch.equal(guided, same)
     torch.testing.assert_close(guided, head(bits, latent, ratio))
-    stronger = head._guided_logits(bits, latent, null_latent, ratio, torch.full((batch,), 2.0))
+    stronger = head.guided_logits(bits, latent, null_latent, ratio, torch.full((batch,), 2.0))
     expected = 2 * head(bits, latent, ratio) - head(bits, null_latent, ratio)
     torch.testing.assert_close(stronger, expected)
 
