@@ -1,0 +1,102 @@
+"""The digits model's card: what was measured, as text, tables and pictures.
+
+Written by `bar evaluate digits` from `digits_evaluation.py`. No figure is typed by hand: card and
+evaluation.json come from the same numbers, and both name the revision that they were measured on.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.zoo import ModelInfo
+from training.digits_evaluation import (
+    GUIDANCE_SCALES,
+    TEMPERATURES,
+    DigitsEvaluator,
+    Evaluation,
+    SampleFigures,
+)
+from training.pictures import save_grid, save_heatmaps, save_pairs, tile, write_png
+
+TEMPLATE = Path(__file__).with_suffix(".md")
+CARD_FILE = "README.md"
+FIGURES_FILE = "evaluation.json"
+
+NUM_SHOWN = 100
+NUM_PAIRS = 20
+
+
+def write_card(
+    folder: Path, info: ModelInfo, evaluator: DigitsEvaluator, evaluation: Evaluation
+) -> None:
+    """Write README.md, evaluation.json and the pictures into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {"revision": info.revision, **evaluation.figures()}
+    (folder / FIGURES_FILE).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    images = evaluation.sample.images
+    save_grid(folder / "samples.png", images[:NUM_SHOWN], num_columns=10)
+    save_pairs(folder / "nearest.png", images[:NUM_PAIRS], evaluation.nearest_training[:NUM_PAIRS])
+    save_heatmaps(
+        folder / "sweep.png",
+        {
+            "judge accuracy": _table(evaluation, "accuracy"),
+            "Fréchet distance (judge features)": _table(evaluation, "frechet"),
+            "recall": _table(evaluation, "recall"),
+        },
+        [f"{value:g}" for value in GUIDANCE_SCALES],
+        [f"{value:g}" for value in TEMPERATURES],
+        ("guidance scale", "temperature"),
+    )
+    _save_guidance_temperature(folder / "guidance_temperature.png", evaluator)
+    (folder / CARD_FILE).write_text(card_text(info, evaluation), encoding="utf-8")
+
+
+def _table(evaluation: Evaluation, name: str) -> NDArray[np.float64]:
+    values = [getattr(row, name) for row in evaluation.sweep]
+    return np.array(values).reshape(len(GUIDANCE_SCALES), len(TEMPERATURES))
+
+
+def _save_guidance_temperature(path: Path, evaluator: DigitsEvaluator) -> None:
+    """Show ten digits of the same seeds at every setting: guidance down, temperature across."""
+    sheets = []
+    for guidance in GUIDANCE_SCALES:
+        for temperature in TEMPERATURES:
+            sampling = replace(evaluator.sampling, guidance_scale=guidance, temperature=temperature)
+            images = evaluator.draw(sampling, per_class=1).images
+            sheets.append(tile(images, num_columns=5))
+    write_png(path, tile(np.stack(sheets), num_columns=len(TEMPERATURES)))
+
+
+def card_text(info: ModelInfo, evaluation: Evaluation) -> str:
+    """Return the model card in Markdown."""
+    num_images = len(evaluation.sample.images)
+    return TEMPLATE.read_text(encoding="utf-8").format(
+        info=info,
+        schedule=_listed(info.sampling.unmask_schedule),
+        num_train=evaluation.num_train,
+        num_held_out=evaluation.num_held_out,
+        num_images=num_images,
+        last_seed=num_images - 1,
+        default=evaluation.default,
+        random_order=evaluation.random_order,
+        real=evaluation.real,
+        nearest=evaluation.nearest,
+        guidance_scales=_listed(GUIDANCE_SCALES),
+        temperatures=_listed(TEMPERATURES),
+        sweep_rows="\n".join(map(_sweep_row, evaluation.sweep)),
+    )
+
+
+def _listed(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _sweep_row(row: SampleFigures) -> str:
+    return (
+        f"| {row.guidance_scale:g} | {row.temperature:g} | {row.accuracy:.3f} | {row.frechet:.2f} "
+        f"| {row.precision:.2f} | {row.recall:.2f} |"
+    )

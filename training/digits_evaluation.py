@@ -1,0 +1,264 @@
+"""What the digits model is worth: every figure of its model card, from fixed seeds.
+
+Called by `bar evaluate digits`, rendered by `digits_card.py`. Figures are measured on the uint8
+images that a client would receive, and stand beside what real images score, since a distance means
+nothing alone. The judge and its features know the held-out digits only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.config import ImageRequest, Order, SamplingConfig
+from model.generate import generate_bits
+from model.generator import Generator
+from model.tokenizer import Tokenizer, to_uint8
+from training.digits_data import DigitsData
+from training.judge import Judge, train_judge
+from training.pictures import Pixels
+from training.sample_metrics import (
+    Features,
+    frechet_distance,
+    nearest_distances,
+    pairwise_distances,
+    precision_recall,
+)
+from training.tokenizer_stage import psnr
+
+IMAGES_PER_CLASS = 100
+BATCH_SIZE = 250
+NUM_HALVES = 20
+GUIDANCE_SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)
+TEMPERATURES = (0.5, 1.0, 1.5, 2.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleFigures:
+    """What one set of generated images scores."""
+
+    guidance_scale: float
+    temperature: float
+    order: Order
+    accuracy: float
+    frechet: float
+    precision: float
+    recall: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealFigures:
+    """What real images score by the same measures: the floors and ceilings."""
+
+    judge_accuracy: float  # on training images, which the judge has not seen
+    frechet_halves: float
+    frechet_training: float
+    frechet_reconstructed: float
+    precision_training: float
+    recall_training: float
+    reconstruction_accuracy: float
+    reconstruction_psnr: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearestFigures:
+    """Root-mean-square distances, in grey levels of 0…1, to the nearest training image.
+
+    Both sides went through the tokenizer, so that its error cannot hide a copy.
+    """
+
+    generated_median: float
+    held_out_median: float
+    generated_lowest_percentile: float
+    held_out_lowest_percentile: float
+    num_copies: int  # generated images whose bits are those of a training image
+    num_held_out_copies: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Generated images with what was asked for."""
+
+    class_ids: Tensor  # (N,)
+    bits: Tensor  # (N, L, bits_per_latent)
+    images: Pixels  # (N, height, width, 3)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All figures, and the images that the card shows."""
+
+    default: SampleFigures
+    random_order: SampleFigures
+    sweep: list[SampleFigures]
+    real: RealFigures
+    nearest: NearestFigures
+    sample: Sample
+    num_train: int
+    num_held_out: int
+    nearest_training: Pixels  # for each image of `sample`, the closest training image
+
+    def figures(self) -> dict[str, Any]:
+        """Return every figure as JSON values."""
+        return {
+            "num_train": self.num_train,
+            "num_held_out": self.num_held_out,
+            "num_images": len(self.sample.images),
+            "default": asdict(self.default),
+            "random_order": asdict(self.random_order),
+            "real": asdict(self.real),
+            "nearest": asdict(self.nearest),
+            "sweep": [asdict(row) for row in self.sweep],
+        }
+
+
+class DigitsEvaluator:
+    """Measures one model against the digits."""
+
+    def __init__(
+        self, generator: Generator, tokenizer: Tokenizer, sampling: SamplingConfig, data: DigitsData
+    ) -> None:
+        self.generator, self.tokenizer, self.sampling = generator, tokenizer, sampling
+        self.data = data
+        self.judge = train_judge(data.held_out, generator.config.num_classes)
+        self.held_out_features = features_of(self.judge, to_uint8(data.held_out.pixels).numpy())
+
+    @torch.no_grad()
+    def evaluate(self) -> Evaluation:
+        """Draw all the images and return all the figures."""
+        sample = self.draw(self.sampling)
+        nearest, closest = self.nearest(sample)
+        return Evaluation(
+            default=self.score(sample, self.sampling),
+            random_order=self._drawn_and_scored(replace(self.sampling, order="random")),
+            sweep=[
+                self._drawn_and_scored(
+                    replace(self.sampling, guidance_scale=guidance, temperature=temperature)
+                )
+                for guidance in GUIDANCE_SCALES
+                for temperature in TEMPERATURES
+            ],
+            real=self.real(),
+            nearest=nearest,
+            num_train=len(self.data.train.pixels),
+            num_held_out=len(self.data.held_out.pixels),
+            sample=sample,
+            nearest_training=closest,
+        )
+
+    def draw(self, sampling: SamplingConfig, per_class: int = IMAGES_PER_CLASS) -> Sample:
+        """Draw images of every class, the digits in turn, seed i for the i-th image."""
+        num_classes = self.generator.config.num_classes
+        requests = [
+            ImageRequest(class_id=seed % num_classes, seed=seed, sampling=sampling)
+            for seed in range(per_class * num_classes)
+        ]
+        bits = torch.cat(
+            [
+                generate_bits(self.generator, requests[i : i + BATCH_SIZE])
+                for i in range(0, len(requests), BATCH_SIZE)
+            ]
+        )
+        class_ids = torch.tensor([request.class_id for request in requests])
+        return Sample(class_ids, bits, self._decode(bits))
+
+    def score(self, sample: Sample, sampling: SamplingConfig) -> SampleFigures:
+        features = features_of(self.judge, sample.images)
+        alike = precision_recall(self.held_out_features, features)
+        return SampleFigures(
+            guidance_scale=sampling.guidance_scale,
+            temperature=sampling.temperature,
+            order=sampling.order,
+            accuracy=accuracy_of(self.judge, sample.images, sample.class_ids),
+            frechet=frechet_distance(self.held_out_features, features),
+            precision=alike.precision,
+            recall=alike.recall,
+        )
+
+    def real(self) -> RealFigures:
+        train, held_out = self.data.train, self.data.held_out
+        images = to_uint8(train.pixels).numpy()
+        features = features_of(self.judge, images)
+        alike = precision_recall(self.held_out_features, features)
+        rebuilt = self.tokenizer.decode(self.tokenizer.encode(held_out.pixels)).clamp(-1, 1)
+        rebuilt_images = to_uint8(rebuilt).numpy()
+        return RealFigures(
+            judge_accuracy=accuracy_of(self.judge, images, train.class_ids),
+            frechet_halves=_frechet_of_halves(self.held_out_features),
+            frechet_training=frechet_distance(self.held_out_features, features),
+            frechet_reconstructed=frechet_distance(
+                self.held_out_features, features_of(self.judge, rebuilt_images)
+            ),
+            precision_training=alike.precision,
+            recall_training=alike.recall,
+            reconstruction_accuracy=accuracy_of(self.judge, rebuilt_images, held_out.class_ids),
+            reconstruction_psnr=psnr((rebuilt - held_out.pixels).square().mean().item()),
+        )
+
+    def nearest(self, sample: Sample) -> tuple[NearestFigures, Pixels]:
+        """Return how close generated images are to training images, and those closest to each."""
+        train_bits = self.tokenizer.encode(self.data.train.pixels)
+        held_out_bits = self.tokenizer.encode(self.data.held_out.pixels)
+        train = _flat(self._decode(train_bits))
+        generated = nearest_distances(_flat(sample.images), train)
+        held_out = nearest_distances(_flat(self._decode(held_out_bits)), train)
+        closest = pairwise_distances(_flat(sample.images), train).argmin(axis=1)
+        figures = NearestFigures(
+            generated_median=float(np.median(generated)),
+            held_out_median=float(np.median(held_out)),
+            generated_lowest_percentile=float(np.percentile(generated, 1)),
+            held_out_lowest_percentile=float(np.percentile(held_out, 1)),
+            num_copies=_num_copies(sample.bits, train_bits),
+            num_held_out_copies=_num_copies(held_out_bits, train_bits),
+        )
+        return figures, to_uint8(self.data.train.pixels).numpy()[closest]
+
+    def _drawn_and_scored(self, sampling: SamplingConfig) -> SampleFigures:
+        return self.score(self.draw(sampling), sampling)
+
+    def _decode(self, bits: Tensor) -> Pixels:
+        parts: Sequence[Pixels] = [
+            self.tokenizer.decode_uint8(part).numpy() for part in bits.split(BATCH_SIZE)
+        ]
+        return np.concatenate(parts)
+
+
+def features_of(judge: Judge, images: Pixels) -> Features:
+    """Return the judge's features of uint8 images (N, height, width, 3), float64 (N, D)."""
+    with torch.no_grad():
+        features = [judge.features(part) for part in _to_pixels(images).split(BATCH_SIZE)]
+    return torch.cat(features).double().numpy()
+
+
+def accuracy_of(judge: Judge, images: Pixels, class_ids: Tensor) -> float:
+    """Return the share of images that the judge takes for what they should be."""
+    with torch.no_grad():
+        logits = torch.cat([judge(part) for part in _to_pixels(images).split(BATCH_SIZE)])
+    return float((logits.argmax(dim=1) == class_ids).float().mean())
+
+
+def _to_pixels(images: Pixels) -> Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _flat(images: Pixels) -> NDArray[np.float64]:
+    """Return grey levels (N, height · width) in [0, 1]."""
+    return images.mean(axis=-1).reshape(len(images), -1) / 255
+
+
+def _num_copies(bits: Tensor, train_bits: Tensor) -> int:
+    known = {row.numpy().tobytes() for row in train_bits}
+    return sum(row.numpy().tobytes() in known for row in bits)
+
+
+def _frechet_of_halves(features: Features) -> float:
+    """Return the mean distance between random halves of `features`."""
+    random = np.random.default_rng(0)
+    half = len(features) // 2
+    orders = [random.permutation(len(features)) for _ in range(NUM_HALVES)]
+    distances = [frechet_distance(features[o[:half]], features[o[half:]]) for o in orders]
+    return float(np.mean(distances))
