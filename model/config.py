@@ -316,9 +316,9 @@ def _published_tokenizer(image_size: int, bits_per_latent: int) -> TokenizerConf
 PRESETS: dict[str, Preset] = {
     "digits": Preset(
         generator=GeneratorConfig(
-            grid_size=8,
-            patch_size=2,
-            bits_per_latent=4,
+            grid_size=4,
+            patch_size=1,
+            bits_per_latent=24,
             width=128,
             depth=4,
             num_heads=4,
@@ -328,15 +328,15 @@ PRESETS: dict[str, Preset] = {
             head_depth=2,
         ),
         tokenizer=TokenizerConfig(
-            image_size=32,
-            patch_size=4,
-            bits_per_latent=4,
+            image_size=64,
+            patch_size=16,
+            bits_per_latent=24,
             encoder_kind="vit",
-            encoder=VitConfig(width=96, depth=3, num_heads=4, mlp_width=384),
-            decoder=VitConfig(width=96, depth=4, num_heads=4, mlp_width=384),
-            encoder_table_size=8,
+            encoder=VitConfig(width=96, depth=2, num_heads=4, mlp_width=384),
+            decoder=VitConfig(width=128, depth=3, num_heads=4, mlp_width=512),
+            encoder_table_size=4,
         ),
-        sampling=SamplingConfig(guidance_scale=3.0, temperature=1.5, unmask_schedule=(4, 4, 4, 4)),
+        sampling=SamplingConfig(guidance_scale=3.0, temperature=1.5, unmask_schedule=(6, 6, 6, 6)),
     ),
     "bar-b-patch4": Preset(
         generator=GeneratorConfig(grid_size=16, patch_size=4, bits_per_latent=16, **_BASE),

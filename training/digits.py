@@ -69,10 +69,10 @@ class DigitsRecipe(JsonConfig):
 RECIPE = DigitsRecipe(
     seed=0,
     tokenizer=TrainerConfig(
-        num_steps=3000,
+        num_steps=2000,
         batch_size=64,
         optimiser=OptimiserConfig(
-            learning_rate=1e-3,
+            learning_rate=2e-3,
             final_learning_rate=1e-5,
             warmup_steps=100,
             beta1=0.9,
@@ -80,14 +80,14 @@ RECIPE = DigitsRecipe(
             weight_decay=0.0,
             max_grad_norm=1.0,
         ),
-        average_decay=0.999,
+        average_decay=0.995,
         validate_every=250,
         checkpoint_every=250,
     ),
     tokenizer_losses=TokenizerLossWeights(l2=1.0, l1=0.1),
     generator=TrainerConfig(
-        num_steps=4000,
-        batch_size=128,
+        num_steps=3000,
+        batch_size=64,
         optimiser=OptimiserConfig(
             learning_rate=1e-3,
             final_learning_rate=1e-5,
@@ -101,7 +101,7 @@ RECIPE = DigitsRecipe(
         validate_every=250,
         checkpoint_every=250,
     ),
-    generator_loss=GeneratorLossConfig(order_annealing=OrderAnnealing(start=2000, end=3000)),
+    generator_loss=GeneratorLossConfig(order_annealing=OrderAnnealing(start=1000, end=2000)),
     dropout=0.2,
 )
 

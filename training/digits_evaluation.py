@@ -247,7 +247,7 @@ def _to_pixels(images: Pixels) -> Tensor:
 
 def _flat(images: Pixels) -> NDArray[np.float64]:
     """Return grey levels (N, height · width) in [0, 1]."""
-    return images.mean(axis=-1).reshape(len(images), -1) / 255
+    return np.asarray(images.mean(axis=-1).reshape(len(images), -1) / 255)
 
 
 def _num_copies(bits: Tensor, train_bits: Tensor) -> int:
