@@ -12,6 +12,7 @@ contiguous view of the cache, with both branches or (every second row) one. Sour
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -19,10 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.kv_cache import KVCache
-from model.layers import Attend, causal_attention, merge_heads, modulate, split_heads
+from model.layers import causal_attention, merge_heads, modulate, split_heads
 from model.packed_linear import PackedLinear, PackedNorm, PackedSwiGLU, bit_table, fuse
 from model.rope import rotate
-from model.transformer import FIRST_CLASS_ROW, Block, Transformer
+from model.transformer import FIRST_CLASS_ROW, Block, Rotary, Transformer
+
+Attend = Callable[[int, Tensor], Tensor]  # layer, qkv (rows, N, 3D) -> (rows, N, D)
+Kernel = Callable[..., Tensor]
 
 
 class Prefix(NamedTuple):
@@ -49,8 +53,15 @@ class FastTrunk:
     """Prefills prefixes and advances rows with the weights of a `Transformer`."""
 
     @torch.no_grad()
-    def __init__(self, trunk: Transformer, dtype: torch.dtype) -> None:
+    def __init__(self, trunk: Transformer, dtype: torch.dtype, kernel: bool | None = None) -> None:
+        """`kernel` chooses the Triton attention; by default a GPU has it and the CPU has not."""
         self._config, self._dtype = trunk.config, dtype
+        self._kernel: Kernel | None = None
+        if trunk.cls_token.device.type == "cuda" if kernel is None else kernel:
+            # Triton comes with torch's CUDA builds and is of no use without one.
+            from model.decode_attention import decode_attention  # noqa: PLC0415
+
+            self._kernel = decode_attention
         blocks: list[Block] = list(trunk.blocks)  # type: ignore[arg-type]
         self._blocks = [FastBlock(block, dtype) for block in blocks]
         self._modulation = fuse([block.modulation for block in blocks], dtype)
@@ -90,17 +101,16 @@ class FastTrunk:
         x = torch.cat([self._class_token, condition])
         x = x + self._own_position[sequence] + self._target_position[target]  # (P, D)
         modulations = self.modulations(classes, sequence).transpose(0, 1)[:, None]
+        rotary = self._rotary(sequence[None], target[None])
         keys, values = [], []
 
-        def attend_at(_: int) -> Attend:
-            def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-                keys.append(k[0])
-                values.append(v[0])
-                return causal_attention(q, k, v)
+        def attend(layer: int, qkv: Tensor) -> Tensor:
+            q, k, v = self._split(layer, qkv, rotary)
+            keys.append(k[0])
+            values.append(v[0])
+            return merge_heads(causal_attention(q, k, v))
 
-            return attend
-
-        x = self._run_blocks(x[None], modulations, sequence[None], target[None], attend_at)
+        x = self._run_blocks(x[None], modulations, attend)
         return Prefix(torch.stack(keys), torch.stack(values), self._to_latent(x[0, -1:])[0])
 
     def decode_step(
@@ -125,49 +135,78 @@ class FastTrunk:
         x = x + self._own_position[own[:, 0]] + self._target_position[target[:, 0]]  # (N, D)
         x, own, target = (_to_rows(part, branches) for part in (x, own, target))
         sequence = _to_rows(config.prefix_len + token_index, branches)
-        visible = torch.arange(config.sequence_len, device=own.device) <= sequence[:, None]
-        rows = torch.arange(len(sequence), device=own.device)
-        cached = slice(2 * slots.start, 2 * slots.stop, 2 // branches)
-
-        def attend_at(layer: int) -> Attend:
-            def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-                keys, values = cache.keys[layer, cached], cache.values[layer, cached]
-                keys[rows, :, sequence] = k[:, :, 0].to(keys.dtype)
-                values[rows, :, sequence] = v[:, :, 0].to(values.dtype)
-                return F.scaled_dot_product_attention(
-                    q, keys.to(q.dtype), values.to(q.dtype), attn_mask=visible[:, None, None]
-                )
-
-            return attend
-
+        rows = slice(2 * slots.start, 2 * slots.stop, 2 // branches)
+        attend = self._attend_cached(cache, rows, sequence, self._rotary(own, target))
         by_layer = modulations.permute(2, 1, 0, 3).flatten(1, 2)[:, :, None]  # (depth, rows, 1, 6D)
-        x = self._run_blocks(x[:, None], by_layer, own, target, attend_at)
+        x = self._run_blocks(x[:, None], by_layer, attend)
         return self._to_latent(x[:, 0]).reshape(num_slots, branches, -1).transpose(0, 1)
 
-    def _run_blocks(
+    def _run_blocks(self, x: Tensor, modulations: Tensor, attend: Attend) -> Tensor:
+        """Shapes: x (rows, N, D); modulations (depth, rows, N, 6D)."""
+        for layer, block in enumerate(self._blocks):
+            shift1, scale1, gate1, shift2, scale2, gate2 = modulations[layer].chunk(6, dim=-1)
+            qkv = block.qkv(modulate(block.norm1(x), shift1, scale1))  # (rows, N, 3D)
+            x = x + gate1 * block.proj(attend(layer, qkv))
+            x = x + gate2 * block.mlp(modulate(block.norm2(x), shift2, scale2))
+        return x
+
+    def _attend_cached(
+        self, cache: KVCache, rows: slice, sequence: Tensor, rotary: Rotary
+    ) -> Attend:
+        """Return the attention of one new position of each of `rows`, at its `sequence` index."""
+        if self._kernel is not None:
+            return partial(self._attend_by_kernel, cache, rows, sequence, rotary)
+        visible = torch.arange(self._config.sequence_len, device=sequence.device)
+        visible = (visible <= sequence[:, None])[:, None, None]
+        row = torch.arange(len(sequence), device=sequence.device)
+
+        def attend(layer: int, qkv: Tensor) -> Tensor:
+            q, k, v = self._split(layer, qkv, rotary)
+            keys, values = cache.keys[layer, rows], cache.values[layer, rows]
+            keys[row, :, sequence] = k[:, :, 0].to(keys.dtype)
+            values[row, :, sequence] = v[:, :, 0].to(values.dtype)
+            return merge_heads(
+                F.scaled_dot_product_attention(
+                    q, keys.to(q.dtype), values.to(q.dtype), attn_mask=visible
+                )
+            )
+
+        return attend
+
+    def _attend_by_kernel(
         self,
-        x: Tensor,
-        modulations: Tensor,
-        own: Tensor,
-        target: Tensor,
-        attend_at: Callable[[int], Attend],
+        cache: KVCache,
+        rows: slice,
+        sequence: Tensor,
+        rotary: Rotary,
+        layer: int,
+        qkv: Tensor,
     ) -> Tensor:
-        """Shapes: x (rows, N, D); modulations (depth, rows, N, 6D); own, target (rows, N)."""
+        assert self._kernel is not None
+        block = self._blocks[layer]
+        return self._kernel(
+            qkv[:, 0],
+            (block.q_norm.weight, block.k_norm.weight),
+            tuple(part[:, 0, 0] for turn in rotary for part in turn),
+            cache.keys[layer, rows],
+            cache.values[layer, rows],
+            sequence,
+        )[:, None]
+
+    def _split(self, layer: int, qkv: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+        """(rows, N, 3D) → normalised and rotated q and k, and v, (rows, H, N, d) each."""
+        block = self._blocks[layer]
+        q, k, v = (split_heads(part, self._config.num_heads) for part in qkv.chunk(3, dim=-1))
+        q_own, q_target = block.q_norm(q).chunk(2, dim=1)
+        q = torch.cat([rotate(q_own, *rotary.own), rotate(q_target, *rotary.target)], dim=1)
+        return q, rotate(block.k_norm(k), *rotary.own), v
+
+    def _rotary(self, own: Tensor, target: Tensor) -> Rotary:
+        """Look up both turns of positions (rows, N), (rows, 1, N, d) each."""
         own_turn, target_turn = (
             (self._cos[at][:, None], self._sin[at][:, None]) for at in (own, target)
         )
-        for layer, block in enumerate(self._blocks):
-            shift1, scale1, gate1, shift2, scale2, gate2 = modulations[layer].chunk(6, dim=-1)
-            q, k, v = (
-                split_heads(part, self._config.num_heads)
-                for part in block.qkv(modulate(block.norm1(x), shift1, scale1)).chunk(3, dim=-1)
-            )
-            q_own, q_target = block.q_norm(q).chunk(2, dim=1)
-            q = torch.cat([rotate(q_own, *own_turn), rotate(q_target, *target_turn)], dim=1)
-            k = rotate(block.k_norm(k), *own_turn)
-            x = x + gate1 * block.proj(merge_heads(attend_at(layer)(q, k, v)))
-            x = x + gate2 * block.mlp(modulate(block.norm2(x), shift2, scale2))
-        return x
+        return Rotary(own_turn, target_turn)
 
     def _to_latent(self, x: Tensor) -> Tensor:
         return self._latent_proj(self._norm(x))

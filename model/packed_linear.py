@@ -85,10 +85,10 @@ class PackedNorm:
     """An RMSNorm in the engine's dtype."""
 
     def __init__(self, norm: nn.RMSNorm, dtype: torch.dtype) -> None:
-        self._weight = norm.weight.detach().to(dtype)
+        self.weight = norm.weight.detach().to(dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self._weight.shape, self._weight, NORM_EPS)
+        return F.rms_norm(x, self.weight.shape, self.weight, NORM_EPS)
 
 
 def fuse(linears: Sequence[nn.Linear], dtype: torch.dtype) -> PackedLinear:

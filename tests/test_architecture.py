@@ -61,7 +61,7 @@ def test_import_contracts_hold(
 
 
 def test_model_imports_only_what_it_may() -> None:
-    """model/ needs torch, numpy, safetensors and the hub client; only the encoder transformers."""
+    """model/ needs torch, numpy, safetensors and the hub client; two files need one thing more."""
     allowed = {
         "model",
         "torch",
@@ -70,7 +70,10 @@ def test_model_imports_only_what_it_may() -> None:
         "huggingface_hub",
     } | sys.stdlib_module_names
     foreign = {path: imported_roots(tree) - allowed for path, tree in sources("model")}
-    assert {"model/image_encoder.py": {"transformers"}} == {p: f for p, f in foreign.items() if f}
+    assert {
+        "model/decode_attention.py": {"triton"},  # part of torch's CUDA builds
+        "model/image_encoder.py": {"transformers"},
+    } == {p: f for p, f in foreign.items() if f}
 
 
 def service_modules() -> set[str]:

@@ -1,0 +1,144 @@
+"""One position's attention as one Triton kernel: norms, rotations, append and softmax together.
+
+Used by `fast_trunk.py` on a GPU, where the cache's bytes bound a step. The plain path reads all T
+positions of every row, makes ten small kernels of the rest, and copies an eight-bit cache to widen
+it; this one reads a row as far as it is filled, once, and widens in registers. One program does one
+head of one row. Source: paper §3.3; online softmax, Milakov and Gimelshein, arXiv 1805.02867.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from model.layers import NORM_EPS
+
+BLOCK_POSITIONS = 64
+
+
+def decode_attention(
+    qkv: Tensor,
+    gains: tuple[Tensor, Tensor],
+    turns: tuple[Tensor, ...],
+    keys: Tensor,
+    values: Tensor,
+    index: Tensor,
+) -> Tensor:
+    """Append each row's key and value to the cache, attend, and return (rows, H·d).
+
+    Shapes: qkv (rows, 3·H·d), contiguous, as the projection gives it; gains of the query's and the
+    key's norm, (d,) each; turns, float32 (rows, d) each, cosine and sine at a position's own cell,
+    then at its target's; keys, values (rows, H, T, d),
+    views of the cache whose last two axes are contiguous; index (rows,), the position to write and
+    the last one to see.
+    """
+    rows, num_heads, _, head_dim = keys.shape
+    qkv, turns = qkv.contiguous(), tuple(turn.contiguous() for turn in turns)
+    out = torch.empty(rows, num_heads * head_dim, device=qkv.device, dtype=qkv.dtype)
+    _decode_attention[(rows, num_heads)](
+        qkv,
+        *gains,
+        *turns,
+        keys,
+        values,
+        index,
+        out,
+        keys.stride(0),
+        keys.stride(1),
+        head_dim**-0.5,
+        NORM_EPS,
+        num_heads,
+        head_dim,
+        triton.next_power_of_2(head_dim),
+        BLOCK_POSITIONS,
+    )
+    return out
+
+
+@triton.jit
+def _turned(
+    base: Any, gain: Any, cos: Any, sin: Any, eps: Any, D: tl.constexpr, BLOCK_D: tl.constexpr
+) -> Any:
+    """Normalise one head's vector and turn its neighbouring pairs, rounding where torch does."""
+    channel = tl.arange(0, BLOCK_D)
+    inside = channel < D
+    partner = channel ^ 1  # the other one of the pair
+    x = tl.load(base + channel, mask=inside, other=0.0)
+    y = tl.load(base + partner, mask=inside, other=0.0)
+    dtype = x.dtype
+    x, y = x.to(tl.float32), y.to(tl.float32)
+    scale = 1.0 / tl.sqrt(tl.sum(x * x) / D + eps)
+    gain_x = tl.load(gain + channel, mask=inside, other=0.0).to(tl.float32)
+    gain_y = tl.load(gain + partner, mask=inside, other=0.0).to(tl.float32)
+    x = (x * scale * gain_x).to(dtype).to(tl.float32)
+    y = (y * scale * gain_y).to(dtype).to(tl.float32)
+    sign = tl.where(channel % 2 == 0, -1.0, 1.0)
+    turned = x * tl.load(cos + channel, mask=inside, other=0.0)
+    turned += sign * y * tl.load(sin + channel, mask=inside, other=0.0)
+    return turned.to(dtype)
+
+
+@triton.jit
+def _decode_attention(  # noqa: PLR0913, PLR0917 - a kernel takes pointers one by one
+    qkv: Any,
+    query_gain: Any,
+    key_gain: Any,
+    own_cos: Any,
+    own_sin: Any,
+    target_cos: Any,
+    target_sin: Any,
+    keys: Any,
+    values: Any,
+    index: Any,
+    out: Any,
+    row_stride: Any,
+    head_stride: Any,
+    scale: Any,
+    eps: Any,
+    H: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+) -> None:
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    channel = tl.arange(0, BLOCK_D)
+    inside = channel < D
+    at = tl.load(index + row)
+    vector = qkv + row * 3 * H * D + head * D
+    if head < H // 2:  # the first half of the query heads turns at its own cell
+        query = _turned(vector, query_gain, own_cos + row * D, own_sin + row * D, eps, D, BLOCK_D)
+    else:
+        query = _turned(
+            vector, query_gain, target_cos + row * D, target_sin + row * D, eps, D, BLOCK_D
+        )
+    key = _turned(vector + H * D, key_gain, own_cos + row * D, own_sin + row * D, eps, D, BLOCK_D)
+    value = tl.load(vector + 2 * H * D + channel, mask=inside, other=0.0)
+    cached = row * row_stride + head * head_stride
+    # Rounded to the cache's dtype before use, so that a position sees itself as later ones do.
+    key = key.to(tl.float32).to(keys.dtype.element_ty)
+    value = value.to(tl.float32).to(values.dtype.element_ty)
+    tl.store(keys + cached + at * D + channel, key, mask=inside)
+    tl.store(values + cached + at * D + channel, value, mask=inside)
+
+    query = query.to(tl.float32) * scale
+    largest = tl.sum(query * key.to(tl.float32))
+    total = 1.0
+    weighted = value.to(tl.float32)
+    for start in range(0, at, BLOCK_T):
+        position = start + tl.arange(0, BLOCK_T)
+        seen = position < at
+        block = cached + position[:, None] * D + channel[None, :]
+        mask = seen[:, None] & inside[None, :]
+        k = tl.load(keys + block, mask=mask, other=0.0).to(tl.float32)
+        score = tl.where(seen, tl.sum(query[None, :] * k, axis=1), float("-inf"))
+        new_largest = tl.maximum(largest, tl.max(score))
+        weight = tl.exp(score - new_largest)
+        fade = tl.exp(largest - new_largest)
+        v = tl.load(values + block, mask=mask, other=0.0).to(tl.float32)
+        weighted = weighted * fade + tl.sum(weight[:, None] * v, axis=0)
+        total = total * fade + tl.sum(weight)
+        largest = new_largest
+    attended = (weighted / total).to(out.dtype.element_ty)
+    tl.store(out + row * H * D + head * D + channel, attended, mask=inside)
