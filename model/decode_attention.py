@@ -21,7 +21,7 @@ BLOCK_POSITIONS = 64
 def decode_attention(
     qkv: Tensor,
     gains: tuple[Tensor, Tensor],
-    turns: tuple[Tensor, ...],
+    turns: Tensor,
     keys: Tensor,
     values: Tensor,
     index: Tensor,
@@ -29,18 +29,17 @@ def decode_attention(
     """Append each row's key and value to the cache, attend, and return (rows, H·d).
 
     Shapes: qkv (rows, 3·H·d), contiguous, as the projection gives it; gains of the query's and the
-    key's norm, (d,) each; turns, float32 (rows, d) each, cosine and sine at a position's own cell,
-    then at its target's; keys, values (rows, H, T, d),
+    key's norm, (d,) each; turns, float32 (4, rows, d), cosine and sine at a position's own cell, then
+    at its target's; keys, values (rows, H, T, d),
     views of the cache whose last two axes are contiguous; index (rows,), the position to write and
     the last one to see.
     """
     rows, num_heads, _, head_dim = keys.shape
-    qkv, turns = qkv.contiguous(), tuple(turn.contiguous() for turn in turns)
     out = torch.empty(rows, num_heads * head_dim, device=qkv.device, dtype=qkv.dtype)
     _decode_attention[(rows, num_heads)](
-        qkv,
+        qkv.contiguous(),
         *gains,
-        *turns,
+        turns.contiguous(),
         keys,
         values,
         index,
@@ -85,10 +84,7 @@ def _decode_attention(  # noqa: PLR0913, PLR0917 - a kernel takes pointers one b
     qkv: Any,
     query_gain: Any,
     key_gain: Any,
-    own_cos: Any,
-    own_sin: Any,
-    target_cos: Any,
-    target_sin: Any,
+    turns: Any,
     keys: Any,
     values: Any,
     index: Any,
@@ -107,13 +103,11 @@ def _decode_attention(  # noqa: PLR0913, PLR0917 - a kernel takes pointers one b
     inside = channel < D
     at = tl.load(index + row)
     vector = qkv + row * 3 * H * D + head * D
-    if head < H // 2:  # the first half of the query heads turns at its own cell
-        query = _turned(vector, query_gain, own_cos + row * D, own_sin + row * D, eps, D, BLOCK_D)
-    else:
-        query = _turned(
-            vector, query_gain, target_cos + row * D, target_sin + row * D, eps, D, BLOCK_D
-        )
-    key = _turned(vector + H * D, key_gain, own_cos + row * D, own_sin + row * D, eps, D, BLOCK_D)
+    table = tl.num_programs(0).to(tl.int64) * D  # of one cosine or sine
+    own = turns + row * D
+    aim = own + tl.where(head < H // 2, 0, 2 * table)  # later query heads turn at the target
+    query = _turned(vector, query_gain, aim, aim + table, eps, D, BLOCK_D)
+    key = _turned(vector + H * D, key_gain, own, own + table, eps, D, BLOCK_D)
     value = tl.load(vector + 2 * H * D + channel, mask=inside, other=0.0)
     cached = row * row_stride + head * head_stride
     # Rounded to the cache's dtype before use, so that a position sees itself as later ones do.

@@ -155,7 +155,8 @@ class FastTrunk:
     ) -> Attend:
         """Return the attention of one new position of each of `rows`, at its `sequence` index."""
         if self._kernel is not None:
-            return partial(self._attend_by_kernel, cache, rows, sequence, rotary)
+            turns = torch.stack([part[:, 0, 0] for turn in rotary for part in turn])
+            return partial(self._attend_by_kernel, cache, rows, sequence, turns)
         visible = torch.arange(self._config.sequence_len, device=sequence.device)
         visible = (visible <= sequence[:, None])[:, None, None]
         row = torch.arange(len(sequence), device=sequence.device)
@@ -178,7 +179,7 @@ class FastTrunk:
         cache: KVCache,
         rows: slice,
         sequence: Tensor,
-        rotary: Rotary,
+        turns: Tensor,
         layer: int,
         qkv: Tensor,
     ) -> Tensor:
@@ -187,7 +188,7 @@ class FastTrunk:
         return self._kernel(
             qkv[:, 0],
             (block.q_norm.weight, block.k_norm.weight),
-            tuple(part[:, 0, 0] for turn in rotary for part in turn),
+            turns,
             cache.keys[layer, rows],
             cache.values[layer, rows],
             sequence,

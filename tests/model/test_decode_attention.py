@@ -64,7 +64,7 @@ def test_kernel_equals_plain_attention(
     angles = [
         torch.randn(ROWS, head_dim // 2, device=DEVICE).repeat_interleave(2, 1) for _ in range(2)
     ]
-    turns = [turn for angle in angles for turn in (angle.cos(), angle.sin())]
+    turns = torch.stack([turn for angle in angles for turn in (angle.cos(), angle.sin())])
     # Every second row of a wider cache, as for images without guidance.
     cache = torch.randn(2, 2 * ROWS, num_heads, POSITIONS, head_dim, device=DEVICE).to(cache_dtype)
     keys, values = cache[0, ::2], cache[1, ::2]
