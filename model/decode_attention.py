@@ -29,10 +29,9 @@ def decode_attention(
     """Append each row's key and value to the cache, attend, and return (rows, H·d).
 
     Shapes: qkv (rows, 3·H·d), contiguous, as the projection gives it; gains of the query's and the
-    key's norm, (d,) each; turns, float32 (4, rows, d), cosine and sine at a position's own cell, then
-    at its target's; keys, values (rows, H, T, d),
-    views of the cache whose last two axes are contiguous; index (rows,), the position to write and
-    the last one to see.
+    key's norm, (d,) each; turns, float32 (4, rows, d), cosine and sine at a position's own cell,
+    then at its target's; keys, values (rows, H, T, d), views of the cache whose last two axes are
+    contiguous; index (rows,), the position to write and the last one to see.
     """
     rows, num_heads, _, head_dim = keys.shape
     out = torch.empty(rows, num_heads * head_dim, device=qkv.device, dtype=qkv.dtype)
