@@ -5,9 +5,11 @@ the entropy of the least used bit, since a bit that never changes is lost capaci
 Source: paper §3.2.
 """
 
+import logging
 import math
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,6 +17,8 @@ from model.quantizer import codes_to_bits
 from model.tokenizer import Tokenizer, to_uint8
 from training.pictures import save_pairs
 from training.tokenizer_loss import TokenizerLossWeights, tokenizer_loss
+
+logger = logging.getLogger(__name__)
 
 DEAD_BIT_ENTROPY = 0.1
 NUM_SHOWN = 20
@@ -41,11 +45,19 @@ class TokenizerStage:
         output = model(self.held_out)
         l2 = F.mse_loss(output.reconstruction.clamp(-1, 1), self.held_out).item()
         entropy = bit_entropies(codes_to_bits(output.codes))
+        num_dead = int((entropy < DEAD_BIT_ENTROPY).sum())
+        if num_dead:
+            logger.warning(
+                "%d of %d bits have an entropy below %g: they carry next to nothing",
+                num_dead,
+                len(entropy),
+                DEAD_BIT_ENTROPY,
+            )
         return {
             "l2": l2,
             "psnr": psnr(l2),
             "min_bit_entropy": entropy.min().item(),
-            "dead_bits": int((entropy < DEAD_BIT_ENTROPY).sum()),
+            "dead_bits": num_dead,
         }
 
     def draw(self, model: nn.Module, path: Path) -> None:
@@ -57,8 +69,9 @@ class TokenizerStage:
 
 def bit_entropies(bits: Tensor) -> Tensor:
     """Return the entropy in bits of each channel of bits (B, L, bits_per_latent): 0 is dead."""
-    p = bits.float().mean(dim=(0, 1)).clamp(1e-12, 1 - 1e-12)
-    return -(p * p.log2() + (1 - p) * (1 - p).log2())
+    p = bits.double().mean(dim=(0, 1))
+    entropies: Tensor = (torch.special.entr(p) + torch.special.entr(1 - p)) / math.log(2)
+    return entropies
 
 
 def psnr(mean_squared_error: float) -> float:

@@ -66,9 +66,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("fatal_step", [0, 1, 7])
-def test_killed_run_resumes_bitwise(
-    uninterrupted: Path, tmp_path: Path, fatal_step: int
-) -> None:
+def test_killed_run_resumes_bitwise(uninterrupted: Path, tmp_path: Path, fatal_step: int) -> None:
     """A run that kill -9 hit goes on to the weights, optimiser, average and metrics of one that
     ran through."""
     command = [sys.executable, "-m", "tests.training.tiny_runs", str(tmp_path), str(fatal_step)]

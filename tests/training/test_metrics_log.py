@@ -1,0 +1,26 @@
+"""metrics.jsonl."""
+
+from pathlib import Path
+
+from training.metrics_log import MetricsLog
+
+
+def test_rows_come_back(tmp_path: Path) -> None:
+    """What is appended is read, in order; no file is no rows."""
+    log = MetricsLog(tmp_path / "run" / "metrics.jsonl")
+    assert [] == log.read()
+    log.append({"step": 1, "split": "train", "loss": 0.5})
+    log.append({"step": 2, "split": "train", "loss": 0.25})
+    assert [0.5, 0.25] == [row["loss"] for row in log.read()]
+
+
+def test_later_steps_are_forgotten(tmp_path: Path) -> None:
+    """After a resume at step 2, rows of later steps are gone, and so is a line cut short."""
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    for step in range(5):
+        log.append({"step": step, "split": "train"})
+    with log.path.open("a", encoding="utf-8") as file:
+        file.write('{"step": 5, "spl')
+    log.forget_after(2)
+    log.append({"step": 3, "split": "train"})
+    assert [0, 1, 2, 3] == [row["step"] for row in log.read()]
