@@ -24,7 +24,7 @@ def test_golden_file(path: Path, suite: object) -> None:
 def test_all_suites_have_files() -> None:
     """The committed data covers trunk, head, tokenizer, full-size decoder and published keys."""
     assert len({suite for _, suite in FILES}) == 4
-    assert len(FILES) == 11
+    assert len(FILES) == 12
 
 
 def test_a_wrong_number_fails(tmp_path: Path) -> None:

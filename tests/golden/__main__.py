@@ -15,6 +15,7 @@ SUITES: dict[str, Callable[[Path], Iterator[Check]]] = {
     "bar_tiny_*.npz": generator_checks,
     "tokenizer_tiny*.npz": tokenizer_checks,
     "decode_full_*.npz": full_decoder_checks,
+    "*.state_dict.json": state_dict_checks,
     "state_dicts/*.json": state_dict_checks,
 }
 

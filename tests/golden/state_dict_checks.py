@@ -1,6 +1,7 @@
-"""Checks of `state_dicts/*.json`: every published key and shape accounted for, nothing invented.
+"""Checks of `state_dicts/*.json` and `*.state_dict.json`: every published key is accounted for.
 
-The files hold shapes alone, so the architecture is read off them, as far as shapes depend on it.
+The files hold shapes alone, so the architecture is read off them, as far as shapes depend on it:
+`{"parameters": n, "tensors": {name: shape}}`, or the map of names to shapes by itself.
 """
 
 import json
@@ -27,7 +28,8 @@ UNUSED_TOWER = re.compile(r"encoder\.siglip\.(head|encoder|post_layernorm)\.")
 def state_dict_checks(path: Path) -> Iterator[Check]:
     """Yield the checks of one list of published keys and shapes."""
     stored = json.loads(path.read_text())
-    shapes: Shapes = {name: tuple(shape) for name, shape in stored["tensors"].items()}
+    tensors = stored.get("tensors", stored)
+    shapes: Shapes = {name: tuple(shape) for name, shape in tensors.items()}
     names: Table
     if "cls_token" in shapes:
         config = generator_config_of(shapes)
@@ -44,7 +46,8 @@ def state_dict_checks(path: Path) -> Iterator[Check]:
     wrong = {n for n in expected | ours if expected.get(n) != ours.get(n)}
     unit = f" of {len(expected)} differ" + "".join(f" {name}" for name in sorted(wrong)[:5])
     yield Check("keys and shapes", len(wrong), 0, unit)
-    yield _parameter_check(shapes, ours, stored["parameters"])
+    if "parameters" in stored:
+        yield _parameter_check(shapes, ours, stored["parameters"])
 
 
 def generator_config_of(shapes: Shapes) -> GeneratorConfig:
