@@ -1,6 +1,7 @@
 """Checks of `bar_tiny_*.npz`: the trunk, the head, its loss, one token, whole generations."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.golden.check import Check, close, equal
 from tests.golden.weights import load_golden_weights
 
 FIRST_CLASS_ROW = 3
+NOISY_GUIDANCE_SCALE = 4.0  # of the one generation whose noise is given
 
 
 class GoldenGenerator:
@@ -96,13 +98,8 @@ def _generation_checks(golden: GoldenGenerator) -> Iterator[Check]:
     batch = len(golden["class_ids"])
     schedule = unmasking([golden.schedule] * batch)
     silent = torch.zeros(batch, schedule.max_rounds, golden.config.bits_per_token, 3)
-    noisy, noisy_temperature = golden.uniforms("noisy"), float(golden["noisy_temperature"])
-    for name, scale, temperature, order in (
-        ("generate_g1", 1.0, 0.0, golden.raster),
-        ("generate_g4", 4.0, 0.0, golden.raster),
-        ("generate_g4_randomorder", 4.0, 0.0, golden["random_orders"]),
-        ("noisy", 4.0, noisy_temperature, golden.raster),
-    ):
+    noisy = golden.uniforms("noisy")
+    for name, scale, temperature, order in _generations(golden):
         bits = draw_bits(
             golden.generator,
             class_ids=golden["class_ids"],
@@ -113,3 +110,12 @@ def _generation_checks(golden: GoldenGenerator) -> Iterator[Check]:
             noise=noisy.__getitem__ if name == "noisy" else lambda _: silent,
         )
         yield equal(f"{name}_bits", bits, golden[f"{name}_bits"])
+
+
+def _generations(golden: GoldenGenerator) -> Iterator[tuple[str, float, float, Tensor]]:
+    """Yield name, guidance scale, temperature and order of every stored generation."""
+    for name in golden.arrays:
+        if match := re.fullmatch(r"(generate_g([\d.]+)(_randomorder)?)_bits", name):
+            order = golden["random_orders"] if match[3] else golden.raster
+            yield match[1], float(match[2]), 0.0, order
+    yield "noisy", NOISY_GUIDANCE_SCALE, float(golden["noisy_temperature"]), golden.raster
