@@ -10,15 +10,19 @@ import resource
 import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from model.config import ImageRequest, SamplingConfig
+from model.cuda_graphs import StepPlan, StepRunner
 from model.engine import Engine
+from model.fast_decoder import Decoding
 from model.generate import generate
 from model.generator import Generator
 from model.precision import Precision
@@ -63,8 +67,6 @@ def run_benchmark(
     """
     device = generator.trunk.cls_token.device
     dtype = plan.precision.dtype
-    say("measuring what the device reaches")
-    peaks = measure_peaks(device, dtype)
     say("preparing the engine")
     started = time.perf_counter()
     engine = Engine(
@@ -78,6 +80,7 @@ def run_benchmark(
     requests = _requests(plan.images, generator.config.num_classes, sampling)
     _run_engine(engine, requests[: plan.batch], encode)  # fills the prefix cache, as service does
     ready_s = time.perf_counter() - started
+    peak_memory = _peak_memory(device)  # before the twin and the peaks take their own
     engine_runs, twin_runs = [], []
     for run in range(plan.runs):
         engine_runs.append(_run_engine(engine, requests, encode))
@@ -85,6 +88,8 @@ def run_benchmark(
         if plan.against_twin:
             twin_runs.append(_run_twin(generator, tokenizer, requests, plan.batch, encode))
             say(f"  slow twin: {plan.images / twin_runs[-1]:.3f} images/s")
+    say("measuring what the device reaches")
+    peaks = measure_peaks(device, dtype)
     work = image_work(
         generator.config,
         tokenizer.config,
@@ -94,10 +99,12 @@ def run_benchmark(
         value_bytes=dtype.itemsize,
     )
     median = sorted(engine_runs, key=lambda seconds: seconds["total"])[len(engine_runs) // 2]
+    if device.type != "cpu":
+        median |= _stages_alone(engine, plan, sampling, median["steps"])
     report = _report(median, work, peaks, plan)
     report |= {"dtype": plan.precision.name, "device": _device_name(device)}
     report |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    report |= {"ready_s": ready_s, "peak_memory_bytes": _peak_memory(device)}
+    report |= {"ready_s": ready_s, "peak_memory_bytes": peak_memory}
     if twin_runs:
         report["twin_images_per_s"] = plan.images / statistics.median(twin_runs)
         pairs = zip(twin_runs, engine_runs, strict=True)
@@ -113,24 +120,48 @@ def _requests(count: int, num_classes: int, sampling: SamplingConfig) -> list[Im
 
 
 def _run_engine(engine: Engine, requests: list[ImageRequest], encode: Encode) -> dict[str, float]:
-    """Draw all `requests`, refilling slots as they become free; return seconds by stage."""
+    """Draw all `requests`, refilling slots as they become free; return seconds by stage.
+
+    While some images are decoded, on a GPU, the next ones are drawn already.
+    """
     engine.stopwatch.seconds.clear()
-    waiting, finished, num_steps, encode_s = list(reversed(requests)), 0, 0, 0.0
+    waiting, unfinished, num_steps, encode_s = list(reversed(requests)), len(requests), 0, 0.0
+    decodings: deque[Decoding] = deque()
     started = time.perf_counter()
-    while finished < len(requests):
+    while unfinished or decodings:
         while waiting and engine.free_slots:
             engine.admit(waiting.pop())
-        full = engine.step()
-        num_steps += 1
-        if full:
-            images = engine.decode(full)
+        num_steps += unfinished > 0
+        if full := engine.step():
+            decodings.append(engine.start_decode(full))
+            unfinished -= len(full)
+        if len(decodings) > (unfinished > 0):
+            images = decodings.popleft().images()
             encode_started = time.perf_counter()
             for image in images:
                 encode(image)
             encode_s += time.perf_counter() - encode_started
-            finished += len(full)
     total = time.perf_counter() - started
     return {**engine.stopwatch.seconds, "encode": encode_s, "total": total, "steps": num_steps}
+
+
+@torch.no_grad()
+def _stages_alone(
+    engine: Engine, plan: BenchmarkPlan, sampling: SamplingConfig, num_steps: float
+) -> dict[str, float]:
+    """Time a GPU's stages one by one: in a step they are one graph, and beside it is the decoder.
+
+    So their shares of the time may come to more than all of it.
+    """
+    rounds, branches = len(sampling.unmask_schedule), 1 + (sampling.guidance_scale > 1)
+    step = StepPlan(0, engine.num_slots, branches, branches, rounds)
+    draw, read, decode = engine.stages(step)
+    seconds = {"decoder": plan.images / engine.num_slots * _median_s(decode, engine.device)}
+    for name, run in (("head", draw), ("trunk", read)):
+        runner = StepRunner(run, engine.device)
+        runner.warm_up([step])
+        seconds[name] = num_steps * _median_s(partial(runner, step), engine.device)
+    return seconds
 
 
 def _run_twin(
@@ -183,6 +214,10 @@ def measure_peaks(device: torch.device, dtype: torch.dtype) -> Peaks:
     memory = torch.ones(1 << (28 if device.type == "cpu" else 30), device=device)
     read_s = min(_seconds(memory.sum, device))
     return Peaks(2 * size**3 / product_s, memory.nbytes / read_s)
+
+
+def _median_s(function: Callable[[], object], device: torch.device) -> float:
+    return statistics.median(_seconds(function, device))
 
 
 def _seconds(function: Callable[[], object], device: torch.device) -> Iterator[float]:

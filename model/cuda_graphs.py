@@ -1,13 +1,19 @@
 """Token steps captured as CUDA graphs: one launch instead of a few thousand.
 
-One graph per step plan, captured once and replayed. All share one memory pool, and warm-up captures
-the largest first, so that smaller ones find their memory there. On the CPU, steps simply run.
+A plan's first step simply runs, so that libraries set themselves up and kernels compile outside of
+a capture; its second is captured, and from then on replayed. All graphs share one memory pool, and
+warm-up captures the largest first, so that smaller ones find their memory there. On the CPU, steps
+simply run.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+
+# Each holds its own copy of a few thousand launches; requests of all shapes must not pile them up.
+MAX_GRAPHS = 64
 
 
 class StepPlan(NamedTuple):
@@ -27,31 +33,65 @@ class StepPlan(NamedTuple):
 class StepRunner:
     """Runs token steps by their plans."""
 
-    def __init__(self, run: Callable[[StepPlan], None], device: torch.device) -> None:
-        self._run, self._is_cuda = run, device.type == "cuda"
-        self._graphs: dict[StepPlan, torch.cuda.CUDAGraph] = {}
-        self._pool = torch.cuda.graph_pool_handle() if self._is_cuda else None
+    def __init__(self, run: Callable[[StepPlan], object], device: torch.device) -> None:
+        self._run, self.has_graphs = run, device.type == "cuda"
+        # Least recently used first; None for a plan that ran once and is captured the next time.
+        self._graphs: OrderedDict[StepPlan, torch.cuda.CUDAGraph | None] = OrderedDict()
+        self._pool: Any = None  # a handle of torch, whose type has no public name
+        self._step_before: torch.cuda.Event | None = None
 
     def __call__(self, plan: StepPlan) -> None:
-        if not self._is_cuda:
+        """Run a step; on a GPU return when the step before it is done.
+
+        The host stays one step ahead, enough to keep a GPU busy, and no more: an image that
+        arrives now takes part in the next step but one.
+        """
+        if not self.has_graphs:
             self._run(plan)
             return
-        if plan not in self._graphs:
-            self._graphs[plan] = self._capture(plan)
-        self._graphs[plan].replay()
+        if plan in self._graphs:
+            graph = self._graphs[plan] or self._capture(plan)
+            self._graphs[plan] = graph
+            graph.replay()
+        else:
+            self._run(plan)
+            self._graphs[plan] = None
+        self._graphs.move_to_end(plan)
+        if len(self._graphs) > MAX_GRAPHS:
+            self._wait()
+            self._graphs.popitem(last=False)
+        self._stay_close()
 
     def warm_up(self, plans: list[StepPlan]) -> None:
         """Run and capture `plans`, largest first. Only while no slot is occupied: it writes."""
         for plan in sorted(plans, key=lambda plan: plan.start - plan.stop):
-            self._run(plan)  # libraries set themselves up on the first call, not in a capture
+            self(plan)
             self(plan)
 
     def forget(self) -> None:
-        """Drop all graphs, since a tensor that they use was replaced."""
-        self._graphs.clear()
+        """Drop all graphs and what they hold of the memory."""
+        if self._graphs:
+            self._wait()
+            self._graphs.clear()
+        # A pool dies with the last graph in it: torch refuses to capture into it again.
+        self._pool = None
 
     def _capture(self, plan: StepPlan) -> torch.cuda.CUDAGraph:
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Other threads wait for pixels meanwhile, which a capture in global mode would not survive.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             self._run(plan)
         return graph
+
+    def _stay_close(self) -> None:
+        done = torch.cuda.Event(blocking=True)
+        done.record()
+        if self._step_before is not None:
+            self._step_before.synchronize()
+        self._step_before = done
+
+    def _wait(self) -> None:
+        """Let running graphs finish before any is destroyed."""
+        torch.cuda.synchronize()

@@ -4,6 +4,7 @@ Read by the worker and the benchmarks when they build an engine.
 """
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -17,14 +18,18 @@ def has_cpu_bfloat16() -> bool:
 
 
 def num_physical_cores(
-    cpuinfo: Path = Path("/proc/cpuinfo"), quota: Path = Path("/sys/fs/cgroup/cpu.max")
+    cpuinfo: Path = Path("/proc/cpuinfo"),
+    quota: Path = Path("/sys/fs/cgroup/cpu.max"),
+    allowed: Collection[int] | None = None,
 ) -> int:
     """Count the physical cores that this process may use, within a container's quota.
 
     Two threads on one core share its arithmetic units: more threads than cores slow steps down.
+    `allowed` are the numbers of the logical processors, by default those that the kernel allows.
     """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = min(allowed or 1, _listed_cores(cpuinfo) or allowed or 1)
+    if allowed is None:
+        allowed = _allowed_processors()
+    cores = len(_cores_of(allowed, cpuinfo)) or len(allowed)
     if quota.is_file():
         limit, period = quota.read_text().split()
         if limit != "max":
@@ -32,15 +37,20 @@ def num_physical_cores(
     return cores
 
 
-def _listed_cores(cpuinfo: Path) -> int:
-    """Count the distinct (package, core) pairs that the kernel lists; 0 if it lists none."""
+def _allowed_processors() -> Collection[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return range(os.cpu_count() or 1)
+
+
+def _cores_of(allowed: Collection[int], cpuinfo: Path) -> set[tuple[str, str]]:
+    """Return the (package, core) pairs of `allowed` processors; none if the kernel lists none."""
+    cores: set[tuple[str, str]] = set()
     if not cpuinfo.is_file():
-        return 0
-    package, cores = "", set()
-    for line in cpuinfo.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "physical id":
-            package = value
-        elif name.strip() == "core id":
-            cores.add((package, value))
-    return len(cores)
+        return cores
+    for processor in cpuinfo.read_text().split("\n\n"):
+        lines = (line.partition(":") for line in processor.splitlines())
+        values = {name.strip(): value.strip() for name, _, value in lines}
+        if "core id" in values and int(values["processor"]) in allowed:
+            cores.add((values.get("physical id", ""), values["core id"]))
+    return cores

@@ -11,8 +11,9 @@ and guided, which is faster under light load and as exact up to rounding.
 Not thread-safe: one thread drives an engine. Source: paper §3.4.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from model.config import ImageRequest
 from model.cuda_graphs import StepPlan, StepRunner
 from model.fast_decoder import Decoding, FastDecoder
-from model.fast_head import FastHead
+from model.fast_head import ROUNDS_PER_PRODUCT, FastHead
 from model.fast_trunk import FastTrunk, Prefix
 from model.generate import generation_order
 from model.generator import Generator
@@ -36,6 +37,8 @@ PREFIX_CACHE_BYTES = 1 << 30
 # On the CPU the modulations of a class's whole sequence are kept, up to this size each and the
 # one above together; larger ones, and those on a GPU, are computed step by step.
 MODULATION_TABLE_BYTES = 64 << 20
+
+Stage = Callable[[StepPlan], object]
 
 
 @dataclass
@@ -103,11 +106,9 @@ class Engine:
         number = next(n for n, slot in enumerate(self._slots) if slot.request is None)
         order = generation_order(request, self.config)
         first_cell = int(order[0])
-        conditional = self.prefixes.get((request.class_id, first_cell))
-        unconditional = self.prefixes.get((self.config.null_class, first_cell))
-        if self._state.make_room(len(request.sampling.unmask_schedule)):
-            self._run_step.forget()
-        self._state.write(number, request, order, self._head, (conditional, unconditional))
+        conditional = self._prefix(request.class_id, first_cell)
+        unconditional = self._prefix(self.config.null_class, first_cell)
+        self._state.write(number, request, order, (conditional, unconditional))
         modulations = (
             self._modulations.get(request.class_id)[0] if self._modulations is not None else None
         )
@@ -183,17 +184,32 @@ class Engine:
     def warm_up(self) -> None:
         """Run every kind of step once, and on a GPU capture it. Only while no slot is occupied."""
         assert self.free_slots == self.num_slots
-        rounds = self._state.ratios.shape[1]
+        rounds = ROUNDS_PER_PRODUCT
         buckets = {self._bucket(n) for n in range(1, self.num_slots + 1)}
         branches = (2,) if self.batch_invariant else (2, 1)
         self._run_step.warm_up([StepPlan(0, n, b, b, rounds) for n in buckets for b in branches])
         self._decoder.start(self._codes([0])).images()
+
+    @torch.no_grad()
+    def stages(self, plan: StepPlan) -> tuple[Stage, Stage, Callable[[], object]]:
+        """Return what draws tokens, what reads them, and what decodes as many images as there are
+        slots, to be timed one by one. Only while no slot is occupied: they write."""
+        tokens, codes = self._draw(plan), self._codes(range(self.num_slots))
+        return self._draw, partial(self._read, tokens), partial(self._decoder.start, codes)
 
     def _request(self, number: int) -> ImageRequest:
         request = self._slots[number].request if 0 <= number < self.num_slots else None
         if request is None:
             raise KeyError(f"slot {number} holds no image")
         return request
+
+    def _prefix(self, class_id: int, first_cell: int) -> Prefix:
+        try:
+            return self.prefixes.get((class_id, first_cell))
+        except torch.OutOfMemoryError:
+            pass  # what the attempt held is free from here on
+        self._make_memory()
+        return self.prefixes.get((class_id, first_cell))
 
     def _free(self, numbers: Sequence[int]) -> None:
         for number in numbers:
@@ -219,7 +235,9 @@ class Engine:
         head_guided = any(g and slot.num_drawn for g, slot in zip(guided, slots, strict=True))
         head_branches = 1 + (self.batch_invariant or head_guided)
         trunk_branches = 1 + (self.batch_invariant or any(guided))
-        if self.device.type == "cuda":  # a few graphs that are replayed beat many exact ones
+        if self._run_step.has_graphs:  # a few graphs that are replayed beat many exact ones
+            rounds = max(ROUNDS_PER_PRODUCT, 1 << (rounds - 1).bit_length())
+            rounds = min(rounds, self._state.max_rounds)
             return StepPlan(
                 0, self._bucket(advancing[-1] + 1), trunk_branches, trunk_branches, rounds
             )
@@ -236,15 +254,24 @@ class Engine:
         start = plan.start
         while start < plan.stop:
             stop = min(start + self._slots_at_once, plan.stop)
-            try:
-                self._run_step(plan._replace(start=start, stop=stop))
-            except torch.OutOfMemoryError:
-                if self._slots_at_once == 1:
-                    raise
+            if self._try_part(plan._replace(start=start, stop=stop)):
+                start = stop
+            else:
                 self._slots_at_once = (stop - start + 1) // 2
                 self._make_memory()
-            else:
-                start = stop
+
+    def _try_part(self, part: StepPlan) -> bool:
+        """Run part of a step; False where the memory ran out and less of it may do.
+
+        A function of its own: what the failed attempt held is free once it has returned.
+        """
+        try:
+            self._run_step(part)
+        except torch.OutOfMemoryError:
+            if self._slots_at_once == 1 and len(self.prefixes) <= 1:
+                raise
+            return False
+        return True
 
     def _make_memory(self) -> None:
         self.num_out_of_memory += 1
@@ -257,16 +284,18 @@ class Engine:
     def _token_step(self, plan: StepPlan) -> None:
         """Draw the next token of the planned slots, then read it. No host synchronisation."""
         with self.stopwatch.measure("head"):
-            tokens = self._state.draw_tokens(
-                self._head, plan.slots, plan.head_branches, plan.num_rounds
-            )
+            tokens = self._draw(plan)
         if plan.trunk_branches and self.config.num_tokens > 1:
             with self.stopwatch.measure("trunk"):
-                modulations = self._tabulated_modulations(plan.slots)
-                self._state.advance(
-                    self._trunk, plan.slots, tokens, modulations, plan.trunk_branches
-                )
+                self._read(tokens, plan)
         self._state.count(plan.slots)
+
+    def _draw(self, plan: StepPlan) -> Tensor:
+        return self._state.draw_tokens(self._head, plan.slots, plan.head_branches, plan.num_rounds)
+
+    def _read(self, tokens: Tensor, plan: StepPlan) -> None:
+        modulations = self._tabulated_modulations(plan.slots)
+        self._state.advance(self._trunk, plan.slots, tokens, modulations, plan.trunk_branches)
 
     def _tabulated_modulations(self, slots: slice) -> Tensor | None:
         """Return modulations (N, depth, 6D) where classes have tables."""

@@ -92,24 +92,34 @@ class FastDecoder:
             pixels = self._decode(codes)
             on_host = torch.empty(pixels.shape, dtype=pixels.dtype, pin_memory=True)
             on_host.copy_(pixels, non_blocking=True)
-            arrived = torch.cuda.Event()
+            arrived = torch.cuda.Event(blocking=True)  # who waits sleeps
             arrived.record()
         return Decoding(on_host, arrived)
 
     def _decode(self, codes: Tensor) -> Tensor:
         """(B, L, bits_per_latent) codes → (B, height, width, 3) uint8."""
-        missing = -len(codes) % self.batch_size
-        chunks = F.pad(codes, (0, 0, 0, 0, 0, missing)).split(self.batch_size)
         images: list[Tensor] = []
-        while len(images) < len(chunks):
-            try:
-                images.append(self._decode_batch(chunks[len(images)]))
-            except torch.OutOfMemoryError:
-                if self.batch_size == 1:
-                    raise
+        while waiting := len(codes) - sum(map(len, images)):
+            batch = codes[-waiting:][: self.batch_size]
+            missing = self.batch_size - len(batch)
+            decoded = self._try_batch(F.pad(batch, (0, 0, 0, 0, 0, missing)))
+            if decoded is None:
                 self.batch_size = (self.batch_size + 1) // 2
-                return self._decode(codes)
-        return torch.cat(images)[: len(codes)]
+            else:
+                images.append(decoded[: len(batch)])
+        return torch.cat(images)
+
+    def _try_batch(self, codes: Tensor) -> Tensor | None:
+        """Decode a batch; None where the memory is too small for it but may do for half of it.
+
+        A function of its own: what the failed attempt held is free once it has returned.
+        """
+        try:
+            return self._decode_batch(codes)
+        except torch.OutOfMemoryError:
+            if self.batch_size == 1:
+                raise
+            return None
 
     def _decode_batch(self, codes: Tensor) -> Tensor:
         cells = self._quantizer.embed(codes).to(self._dtype)

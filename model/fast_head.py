@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.layers import modulate
 from model.masked_bit_head import HeadBlock, MaskedBitHead
 from model.packed_linear import LinearKind, PackedLinear, PackedNorm, PackedSwiGLU, bit_table, fuse
 from model.sampling import MASK, gumbel, pick_bits, remask
@@ -34,7 +33,10 @@ class FastHead:
     ) -> None:
         self._dtype, self._num_bits = dtype, head.bits_per_token
         self._wide = torch.promote_types(dtype, torch.float32)
-        self._ratio_embed = head.ratio_embed
+        # Mask ratios are fractions of k: row n is the embedding of the ratio with n bits masked.
+        num_masked = torch.arange(self._num_bits + 1, device=head.bit_logits.weight.device)
+        ratios = (num_masked.double() / self._num_bits).float()
+        self._ratio_table = head.ratio_embed(ratios).to(dtype)  # (k + 1, W)
         blocks: list[HeadBlock] = list(head.blocks)  # type: ignore[arg-type]
         self._norms = [PackedNorm(block.norm, dtype) for block in blocks]
         self._mlps = [PackedSwiGLU(block.mlp, dtype, linear) for block in blocks]
@@ -49,53 +51,51 @@ class FastHead:
         self._known_bits = PackedLinear(known, torch.zeros_like(known[:, 0]), dtype)
         self._bit_logits = PackedLinear.of(head.bit_logits, self._wide)
 
-    def embed_ratio(self, mask_ratio: Tensor) -> Tensor:
-        """(R,) → (R, W): what a slot keeps for its schedule."""
-        with torch.no_grad():
-            embedded: Tensor = self._ratio_embed(mask_ratio)
-        return embedded.to(self._dtype)
-
     def sample(
         self,
         latents: Tensor,
-        ratios: Tensor,
         guidance: Tensor | None,
         temperatures: Tensor,
-        still_masked: Tensor,
+        num_masked: Tensor,
         uniforms: Tensor,
     ) -> Tensor:
         """Draw one token per row and return its bits (N, k) int64.
 
-        Shapes: latents (1 or 2, N, W), conditional first; ratios (N, R', W), R' at least R and a
-        multiple of ROUNDS_PER_PRODUCT; guidance (N,), or None where there are no unconditional
-        latents; temperatures, still_masked (N, R), round by round; uniforms (N, R, k, 3).
+        Shapes: latents (1 or 2, N, W), conditional first; guidance (N,), or None where there are no
+        unconditional latents; temperatures (N, at least R), round by round; num_masked
+        (N, R' + 1), int64, the bits masked before each round, with R' at least R and a multiple of
+        ROUNDS_PER_PRODUCT: k at first, 0 from a row's end on; uniforms (N, R, k, 3).
         """
-        num_rows, num_rounds = still_masked.shape
+        num_rows, num_rounds = uniforms.shape[:2]
         noise = gumbel(uniforms)
         modulations: list[tuple[Tensor, ...]] = []
         bits = torch.full((num_rows, self._num_bits), MASK, device=latents.device)
         for r in range(num_rounds):
             if r == len(modulations):
-                modulations += self._modulate(latents, ratios[:, r : r + ROUNDS_PER_PRODUCT])
+                modulations += self._modulate(latents, num_masked[:, r : r + ROUNDS_PER_PRODUCT])
             logits = self._logits(bits if r else None, modulations[r], guidance)
             masked = bits == MASK
             drawn, confidence = pick_bits(logits, temperatures[:, r, None], noise[:, r])
             bits = torch.where(masked, drawn, bits)
             confidence = torch.where(masked, confidence, math.inf)
-            bits = remask(bits, confidence, masked.sum(-1), still_masked[:, r])
+            bits = remask(bits, confidence, masked.sum(-1), num_masked[:, r + 1])
         return bits
 
-    def first_logits(self, latents: Tensor, ratios: Tensor, guidance: Tensor) -> Tensor:
+    def first_logits(self, latents: Tensor, guidance: Tensor) -> Tensor:
         """Return the logits (N, k, 2) of each token's first round; shapes as in `sample`."""
-        return self._logits(None, self._modulate(latents, ratios[:, :1])[0], guidance)
+        all_masked = torch.full_like(guidance[:, None], self._num_bits, dtype=torch.int64)
+        return self._logits(None, self._modulate(latents, all_masked)[0], guidance)
 
-    def _modulate(self, latents: Tensor, ratios: Tensor) -> list[tuple[Tensor, ...]]:
-        """Return, for each of these rounds, shift, scale and gate of each block, then the final
-        scale and shift, each (branches, N, W)."""
-        condition = F.silu(F.silu(ratios.transpose(0, 1)[:, None] + latents))  # (R, branches, N, W)
+    def _modulate(self, latents: Tensor, num_masked: Tensor) -> list[tuple[Tensor, ...]]:
+        """Return, for each round of `num_masked` (N, R), shift, scale and gate of each block, then
+        the final scale and shift, each (branches, N, W)."""
+        ratios = self._ratio_table[num_masked.T]  # (R, N, W)
+        condition = F.silu(F.silu(ratios[:, None] + latents))  # (R, branches, N, W)
         rows = self._modulation(condition.flatten(0, 2))
-        by_round = rows.reshape(*condition.shape[:-1], -1)
-        return [one.split(self._width, dim=-1) for one in by_round]
+        parts = rows.view(*condition.shape[:-1], -1, self._width)  # (R, branches, N, parts, W)
+        parts[..., 1:-2:3, :] += 1  # used as 1 + scale
+        parts[..., -2, :] += 1
+        return [one.unbind(dim=-2) for one in parts]
 
     def _logits(
         self, bits: Tensor | None, modulation: tuple[Tensor, ...], guidance: Tensor | None
@@ -108,8 +108,10 @@ class FastHead:
         x = self._input_norm(x)  # (N, W) or (W,), the same for both branches
         for i, (norm, mlp) in enumerate(zip(self._norms, self._mlps, strict=True)):
             shift, scale, gate = modulation[3 * i : 3 * i + 3]
-            x = x + gate * mlp(modulate(norm(x), shift, scale))  # (branches, N, W)
+            x = torch.addcmul(
+                x, gate, mlp(torch.addcmul(shift, norm(x), scale))
+            )  # (branches, N, W)
         scale, shift = modulation[-2:]
-        x = modulate(self._final_norm(x), shift, scale).to(self._wide)
+        x = torch.addcmul(shift, self._final_norm(x), scale).to(self._wide)
         guided = x[0] if guidance is None else x[0] + (guidance[:, None] - 1) * (x[0] - x[1])
         return self._bit_logits(guided).reshape(-1, self._num_bits, 2)

@@ -44,6 +44,11 @@ class Fp8Linear:
         return F.gelu(out) if activation == "gelu" else out
 
 
+def saturate(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Convert `x`; values beyond the range of fp8 become its ends, where torch makes them NaN."""
+    return x.clamp(-_LARGEST, _LARGEST).to(FP8) if dtype == FP8 else x.to(dtype)
+
+
 def _quantize(rows: Tensor) -> tuple[Tensor, Tensor]:
     """(N, K) → fp8 values (N, K) and the float32 scales (N, 1) to multiply them by."""
     wide = rows.float()

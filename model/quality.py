@@ -109,15 +109,14 @@ def _draw_fast(
         config, len(requests), exact.cells.device, precision.dtype, precision.cache_dtype
     )
     rounds = len(requests[0].sampling.unmask_schedule)
-    state.make_room(rounds)
     for slot, (request, order) in enumerate(zip(requests, exact.order, strict=True)):
         first = int(order[0])
         prefixes = trunk.prefill(request.class_id, first), trunk.prefill(config.null_class, first)
-        state.write(slot, request, order, head, prefixes)
+        state.write(slot, request, order, prefixes)
     latents, bits, logits = [], [], []
     for j in range(config.num_tokens):
         latents.append(state.latents.float().clone())
-        logits.append(head.first_logits(state.latents, state.ratios, exact.guidance[j]))
+        logits.append(head.first_logits(state.latents, exact.guidance[j]))
         bits.append(state.draw_tokens(head, slots, 2, rounds))
         if j + 1 < config.num_tokens:
             state.advance(trunk, slots, exact.tokens[:, j], None, 2)

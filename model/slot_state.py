@@ -8,11 +8,11 @@ write there: every slot computes, none is harmed.
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from model.config import GeneratorConfig, ImageRequest
 from model.fast_head import ROUNDS_PER_PRODUCT, FastHead
 from model.fast_trunk import FastTrunk, Prefix
+from model.fp8 import saturate
 from model.kv_cache import KVCache
 from model.sampling import linear_guidance, token_uniforms, unmasking
 from model.token_grid import to_raster_order, tokens_to_cells
@@ -43,28 +43,17 @@ class SlotState:
         self.class_ids = zeros(dtype=torch.int64)
         self.seeds = zeros(dtype=torch.int64)
         self.guidance_scale = zeros(dtype=torch.float32)  # as in `generate.py`, whatever dtype
-        # Round by round; `make_room` adds rounds when a longer schedule comes.
-        self.temperatures = zeros(ROUNDS_PER_PRODUCT, dtype=wide)
-        self.still_masked = zeros(ROUNDS_PER_PRODUCT, dtype=torch.int64)
-        self.ratios = zeros(ROUNDS_PER_PRODUCT, config.head_width)
-
-    def make_room(self, num_rounds: int) -> bool:
-        """Let schedules have `num_rounds`; return whether tensors had to be replaced for it."""
-        held = self.ratios.shape[1]
-        missing = -(-num_rounds // ROUNDS_PER_PRODUCT) * ROUNDS_PER_PRODUCT - held
-        if missing <= 0:
-            return False
-        self.temperatures = F.pad(self.temperatures, (0, missing))
-        self.still_masked = F.pad(self.still_masked, (0, missing))
-        self.ratios = F.pad(self.ratios, (0, 0, 0, missing))
-        return True
+        # Round by round, with room for the longest schedule: one bit a round.
+        self.max_rounds = -(-config.bits_per_token // ROUNDS_PER_PRODUCT) * ROUNDS_PER_PRODUCT
+        self.temperatures = zeros(self.max_rounds, dtype=wide)
+        # Bits masked before each round, and 0 after the last.
+        self.num_masked = zeros(self.max_rounds + 1, dtype=torch.int64)
 
     def write(
         self,
         slot: int,
         request: ImageRequest,
         order: Tensor,
-        head: FastHead,
         prefixes: tuple[Prefix, Prefix],
     ) -> None:
         """Put an image at its first token into `slot`; `prefixes`: with and without its class."""
@@ -75,13 +64,14 @@ class SlotState:
         self.class_ids[slot], self.seeds[slot] = request.class_id, request.seed
         self.guidance_scale[slot] = sampling.guidance_scale
         self.temperatures[slot, :rounds] = sampling.temperature * schedule.anneal[0]
-        self.ratios[slot, :rounds] = head.embed_ratio(schedule.mask_ratio[0])
-        self.still_masked[slot] = 0
-        self.still_masked[slot, :rounds] = schedule.still_masked[0]
+        self.num_masked[slot] = 0
+        self.num_masked[slot, 0] = self._config.bits_per_token
+        self.num_masked[slot, 1 : rounds + 1] = schedule.still_masked[0]
+        cache = self.cache.keys, self.cache.values
         for branch, prefix in enumerate(prefixes):
             length = prefix.keys.shape[2]
-            self.cache.keys[:, 2 * slot + branch, :, :length] = prefix.keys
-            self.cache.values[:, 2 * slot + branch, :, :length] = prefix.values
+            for kept, part in zip(cache, (prefix.keys, prefix.values), strict=True):
+                kept[:, 2 * slot + branch, :, :length] = saturate(part, kept.dtype)
             self.latents[branch, slot] = prefix.latent
         self.drawn[slot] = 0
 
@@ -91,10 +81,9 @@ class SlotState:
         guidance = linear_guidance(self.guidance_scale[slots], drawn, num_tokens)
         tokens = head.sample(
             self.latents[:branches, slots],
-            self.ratios[slots],
             guidance if branches == 2 else None,
-            self.temperatures[slots, :num_rounds],
-            self.still_masked[slots, :num_rounds],
+            self.temperatures[slots],
+            self.num_masked[slots],
             token_uniforms(self.seeds[slots], drawn, num_rounds, self._config.bits_per_token),
         )
         self.tokens[slots][torch.arange(len(drawn), device=drawn.device), drawn] = tokens.to(
@@ -124,8 +113,11 @@ class SlotState:
         )
 
     def count(self, slots: slice) -> None:
-        """Note that `slots` have one token more; full ones stay full."""
-        self.drawn[slots] = (self.drawn[slots] + 1).clamp(max=self._config.num_tokens)
+        """Note that `slots` have one token more; full ones stay full.
+
+        In place, so that it cannot run out of memory: a step that fails has counted nothing.
+        """
+        self.drawn[slots].add_(1).clamp_(max=self._config.num_tokens)
 
     def codes(self, slot: int, num_drawn: int) -> Tensor:
         """Return the codes of one image's cells, (L, bits_per_latent): 0 where not drawn yet."""
