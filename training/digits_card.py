@@ -18,6 +18,7 @@ from training.digits_evaluation import (
     TEMPERATURES,
     DigitsEvaluator,
     Evaluation,
+    Figures,
     SampleFigures,
 )
 from training.pictures import save_grid, save_heatmaps, save_pairs, tile, write_png
@@ -35,28 +36,28 @@ def write_card(
 ) -> None:
     """Write README.md, evaluation.json and the pictures into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {"revision": info.revision, **evaluation.figures()}
-    (folder / FIGURES_FILE).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    measured = {"revision": info.revision, "figures": evaluation.figures.to_json()}
+    (folder / FIGURES_FILE).write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
     images = evaluation.sample.images
     save_grid(folder / "samples.png", images[:NUM_SHOWN], num_columns=10)
     save_pairs(folder / "nearest.png", images[:NUM_PAIRS], evaluation.nearest_training[:NUM_PAIRS])
     save_heatmaps(
         folder / "sweep.png",
         {
-            "judge accuracy": _table(evaluation, "accuracy"),
-            "Fréchet distance (judge features)": _table(evaluation, "frechet"),
-            "recall": _table(evaluation, "recall"),
+            "judge accuracy": _table(evaluation.figures, "accuracy"),
+            "Fréchet distance (judge features)": _table(evaluation.figures, "frechet"),
+            "recall": _table(evaluation.figures, "recall"),
         },
         [f"{value:g}" for value in GUIDANCE_SCALES],
         [f"{value:g}" for value in TEMPERATURES],
         ("guidance scale", "temperature"),
     )
     _save_guidance_temperature(folder / "guidance_temperature.png", evaluator)
-    (folder / CARD_FILE).write_text(card_text(info, evaluation), encoding="utf-8")
+    (folder / CARD_FILE).write_text(card_text(info, evaluation.figures), encoding="utf-8")
 
 
-def _table(evaluation: Evaluation, name: str) -> NDArray[np.float64]:
-    values = [getattr(row, name) for row in evaluation.sweep]
+def _table(figures: Figures, name: str) -> NDArray[np.float64]:
+    values = [getattr(row, name) for row in figures.sweep]
     return np.array(values).reshape(len(GUIDANCE_SCALES), len(TEMPERATURES))
 
 
@@ -71,23 +72,16 @@ def _save_guidance_temperature(path: Path, evaluator: DigitsEvaluator) -> None:
     write_png(path, tile(np.stack(sheets), num_columns=len(TEMPERATURES)))
 
 
-def card_text(info: ModelInfo, evaluation: Evaluation) -> str:
+def card_text(info: ModelInfo, figures: Figures) -> str:
     """Return the model card in Markdown."""
-    num_images = len(evaluation.sample.images)
     return TEMPLATE.read_text(encoding="utf-8").format(
         info=info,
+        figures=figures,
+        last_seed=figures.num_images - 1,
         schedule=_listed(info.sampling.unmask_schedule),
-        num_train=evaluation.num_train,
-        num_held_out=evaluation.num_held_out,
-        num_images=num_images,
-        last_seed=num_images - 1,
-        default=evaluation.default,
-        random_order=evaluation.random_order,
-        real=evaluation.real,
-        nearest=evaluation.nearest,
         guidance_scales=_listed(GUIDANCE_SCALES),
         temperatures=_listed(TEMPERATURES),
-        sweep_rows="\n".join(map(_sweep_row, evaluation.sweep)),
+        sweep_rows="\n".join(map(_sweep_row, figures.sweep)),
     )
 
 

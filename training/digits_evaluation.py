@@ -6,15 +6,16 @@ nothing alone. The judge and its features know the held-out digits only.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedShuffleSplit
 from torch import Tensor
 
-from model.config import ImageRequest, Order, SamplingConfig
+from model.config import ImageRequest, JsonConfig, Order, SamplingConfig
 from model.generate import generate_bits
 from model.generator import Generator
 from model.tokenizer import Tokenizer, to_uint8
@@ -38,7 +39,7 @@ TEMPERATURES = (0.5, 1.0, 1.5, 2.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleFigures:
+class SampleFigures(JsonConfig):
     """What one set of generated images scores."""
 
     guidance_scale: float
@@ -51,7 +52,7 @@ class SampleFigures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RealFigures:
+class RealFigures(JsonConfig):
     """What real images score by the same measures: the floors and ceilings."""
 
     judge_accuracy: float  # on training images, which the judge has not seen
@@ -65,7 +66,7 @@ class RealFigures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NearestFigures:
+class NearestFigures(JsonConfig):
     """Root-mean-square distances, in grey levels of 0…1, to the nearest training image.
 
     Both sides went through the tokenizer, so that its error cannot hide a copy.
@@ -88,32 +89,38 @@ class Sample:
     images: Pixels  # (N, height, width, 3)
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """All figures, and the images that the card shows."""
+@dataclass(frozen=True, kw_only=True)
+class Figures(JsonConfig):
+    """Everything that the card says in numbers."""
 
-    default: SampleFigures
-    random_order: SampleFigures
-    sweep: list[SampleFigures]
-    real: RealFigures
-    nearest: NearestFigures
-    sample: Sample
     num_train: int
     num_held_out: int
-    nearest_training: Pixels  # for each image of `sample`, the closest training image
+    num_images: int
+    default: SampleFigures
+    random_order: SampleFigures
+    real: RealFigures
+    nearest: NearestFigures
+    sweep: tuple[SampleFigures, ...]
 
-    def figures(self) -> dict[str, Any]:
-        """Return every figure as JSON values."""
-        return {
-            "num_train": self.num_train,
-            "num_held_out": self.num_held_out,
-            "num_images": len(self.sample.images),
-            "default": asdict(self.default),
-            "random_order": asdict(self.random_order),
-            "real": asdict(self.real),
-            "nearest": asdict(self.nearest),
-            "sweep": [asdict(row) for row in self.sweep],
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        parts = {
+            "default": SampleFigures.from_json(values["default"]),
+            "random_order": SampleFigures.from_json(values["random_order"]),
+            "real": RealFigures.from_json(values["real"]),
+            "nearest": NearestFigures.from_json(values["nearest"]),
+            "sweep": tuple(SampleFigures.from_json(row) for row in values["sweep"]),
         }
+        return super().from_json({**values, **parts})
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures, and the images that the card shows."""
+
+    figures: Figures
+    sample: Sample
+    nearest_training: Pixels  # for each image of `sample`, the closest training image
 
 
 class DigitsEvaluator:
@@ -132,23 +139,24 @@ class DigitsEvaluator:
         """Draw all the images and return all the figures."""
         sample = self.draw(self.sampling)
         nearest, closest = self.nearest(sample)
-        return Evaluation(
-            default=self.score(sample, self.sampling),
-            random_order=self._drawn_and_scored(replace(self.sampling, order="random")),
-            sweep=[
-                self._drawn_and_scored(
-                    replace(self.sampling, guidance_scale=guidance, temperature=temperature)
-                )
-                for guidance in GUIDANCE_SCALES
-                for temperature in TEMPERATURES
-            ],
-            real=self.real(),
-            nearest=nearest,
+        sweep = tuple(
+            self._drawn_and_scored(
+                replace(self.sampling, guidance_scale=guidance, temperature=temperature)
+            )
+            for guidance in GUIDANCE_SCALES
+            for temperature in TEMPERATURES
+        )
+        figures = Figures(
             num_train=len(self.data.train.pixels),
             num_held_out=len(self.data.held_out.pixels),
-            sample=sample,
-            nearest_training=closest,
+            num_images=len(sample.images),
+            default=self.score(sample, self.sampling),
+            random_order=self._drawn_and_scored(replace(self.sampling, order="random")),
+            real=self.real(),
+            nearest=nearest,
+            sweep=sweep,
         )
+        return Evaluation(figures, sample, closest)
 
     def draw(self, sampling: SamplingConfig, per_class: int = IMAGES_PER_CLASS) -> Sample:
         """Draw images of every class, the digits in turn, seed i for the i-th image."""
@@ -188,7 +196,7 @@ class DigitsEvaluator:
         rebuilt_images = to_uint8(rebuilt).numpy()
         return RealFigures(
             judge_accuracy=accuracy_of(self.judge, images, train.class_ids),
-            frechet_halves=_frechet_of_halves(self.held_out_features),
+            frechet_halves=_frechet_of_halves(self.held_out_features, held_out.class_ids),
             frechet_training=frechet_distance(self.held_out_features, features),
             frechet_reconstructed=frechet_distance(
                 self.held_out_features, features_of(self.judge, rebuilt_images)
@@ -255,10 +263,14 @@ def _num_copies(bits: Tensor, train_bits: Tensor) -> int:
     return sum(row.numpy().tobytes() in known for row in bits)
 
 
-def _frechet_of_halves(features: Features) -> float:
-    """Return the mean distance between random halves of `features`."""
-    random = np.random.default_rng(0)
-    half = len(features) // 2
-    orders = [random.permutation(len(features)) for _ in range(NUM_HALVES)]
-    distances = [frechet_distance(features[o[:half]], features[o[half:]]) for o in orders]
-    return float(np.mean(distances))
+def _frechet_of_halves(features: Features, class_ids: Tensor) -> float:
+    """Return the mean distance between random halves, each with its share of every class."""
+    splits = StratifiedShuffleSplit(NUM_HALVES, test_size=0.5, random_state=0)
+    return float(
+        np.mean(
+            [
+                frechet_distance(features[one], features[other])
+                for one, other in splits.split(features, class_ids.numpy())
+            ]
+        )
+    )

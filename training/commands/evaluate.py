@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     print("images …", file=sys.stderr)
     evaluation = evaluator.evaluate()
     write_card(arguments.output, info, evaluator, evaluation)
-    default, real = evaluation.default, evaluation.real
+    default, real = evaluation.figures.default, evaluation.figures.real
     print(
         f"judge accuracy {default.accuracy:.3f}, Fréchet distance {default.frechet:.2f} "
         f"(floors: {real.frechet_halves:.2f} between halves of real digits, "
