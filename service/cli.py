@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "download": ("service.commands.download", "fetch a published model"),
     "bench": ("service.commands.bench", "measure the engine, or a running service"),
     "train": ("training.commands.train", "train a model: bar train digits"),
+    "evaluate": ("training.commands.evaluate", "measure a model: bar evaluate digits"),
 }
 EXIT_INTERRUPTED = 130  # what shells report after Ctrl-C
 
