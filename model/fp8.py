@@ -45,7 +45,7 @@ class Fp8Linear:
 
 
 def saturate(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Convert `x`; values beyond the range of fp8 become its ends, where torch makes them NaN."""
+    """Convert `x`; values beyond the range of fp8 become its ends, not NaN as in some of torch."""
     return x.clamp(-_LARGEST, _LARGEST).to(FP8) if dtype == FP8 else x.to(dtype)
 
 

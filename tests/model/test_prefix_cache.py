@@ -1,0 +1,93 @@
+"""Facts of the cache of what depends on a class alone."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.prefix_cache import PrefixCache
+
+VALUE_BYTES = 2 * 10 * 4  # two float32 tensors of ten
+
+
+class Recorder:
+    """Computes values, and notes for which keys."""
+
+    def __init__(self) -> None:
+        self.keys: list[int] = []
+
+    def __call__(self, key: int) -> tuple[Tensor, ...]:
+        self.keys.append(key)
+        return torch.full((10,), float(key)), torch.full((10,), float(-key))
+
+
+def test_a_value_is_computed_once() -> None:
+    """The second request for a key gets the very same tensors."""
+    compute = Recorder()
+    cache = PrefixCache(compute, 10 * VALUE_BYTES)
+    first, second = cache.get(3), cache.get(3)
+    assert first is second
+    assert 3 == first[0][0]
+    assert ([3], 1, 1) == (compute.keys, cache.hits, cache.misses)
+
+
+def test_the_least_recently_used_value_goes_first() -> None:
+    """With room for two, a third value drops the one that was not asked for since."""
+    compute = Recorder()
+    cache = PrefixCache(compute, 2 * VALUE_BYTES)
+    for key in (1, 2, 1, 3):
+        cache.get(key)
+    assert (2, 2 * VALUE_BYTES) == (len(cache), cache.num_bytes)
+    cache.get(1)
+    assert [1, 2, 3] == compute.keys
+    cache.get(2)
+    assert [1, 2, 3, 2] == compute.keys
+
+
+def test_the_newest_value_is_kept_however_large() -> None:
+    """A bound that no value fits still leaves one: the caller has it anyway."""
+    cache = PrefixCache(Recorder(), 1)
+    for key in range(3):
+        cache.get(key)
+    assert (1, VALUE_BYTES) == (len(cache), cache.num_bytes)
+
+
+def test_bytes_stay_within_the_bound() -> None:
+    """However many keys come, the values held are no larger than the bound."""
+    cache = PrefixCache(Recorder(), 5 * VALUE_BYTES)
+    for key in range(100):
+        cache.get(key % 17)
+        assert len(cache) * VALUE_BYTES == cache.num_bytes <= 5 * VALUE_BYTES
+    assert 100 == cache.hits + cache.misses
+
+
+def test_values_can_be_evicted_by_hand() -> None:
+    """Eviction takes the oldest, and raises KeyError when nothing is left."""
+    compute = Recorder()
+    cache = PrefixCache(compute, 10 * VALUE_BYTES)
+    cache.get(1)
+    cache.get(2)
+    cache.evict()
+    cache.get(2)
+    assert [1, 2] == compute.keys
+    cache.evict()
+    assert (0, 0) == (len(cache), cache.num_bytes)
+    with pytest.raises(KeyError):
+        cache.evict()
+
+
+def test_a_failed_computation_leaves_nothing_behind() -> None:
+    """When computing raises, nothing is held and the next request computes again."""
+
+    def compute(key: int) -> tuple[Tensor, ...]:
+        attempts.append(key)
+        if len(attempts) == 1:
+            raise torch.OutOfMemoryError
+        return (torch.zeros(1),)
+
+    attempts: list[int] = []
+    cache = PrefixCache(compute, 100)
+    with pytest.raises(torch.OutOfMemoryError):
+        cache.get(1)
+    assert (0, 0) == (len(cache), cache.num_bytes)
+    cache.get(1)
+    assert ([1, 1], 4) == (attempts, cache.num_bytes)
