@@ -20,7 +20,7 @@ BLOCK_POSITIONS = 64
 
 def decode_attention(
     qkv: Tensor,
-    gains: tuple[Tensor, Tensor],
+    gains: Tensor,
     turns: Tensor,
     keys: Tensor,
     values: Tensor,
@@ -29,16 +29,16 @@ def decode_attention(
     """Append each row's key and value to the cache, attend, and return (rows, H·d).
 
     Shapes: qkv (rows, 3·H·d), contiguous, as the projection gives it; gains of the query's and the
-    key's norm, (d,) each; turns, float32 (4, rows, d), cosine and sine at a position's own cell,
-    then at its target's; keys, values (rows, H, T, d), views of the cache whose last two axes are
+    key's norm, (2, d); turns, complex (rows, 2, H, d/2), by which queries and keys are multiplied
+    pair by pair; keys, values (rows, H, T, d), views of the cache whose last two axes are
     contiguous; index (rows,), the position to write and the last one to see.
     """
     rows, num_heads, _, head_dim = keys.shape
     out = torch.empty(rows, num_heads * head_dim, device=qkv.device, dtype=qkv.dtype)
     _decode_attention[(rows, num_heads)](
         qkv.contiguous(),
-        *gains,
-        turns.contiguous(),
+        gains,
+        torch.view_as_real(turns).contiguous(),
         keys,
         values,
         index,
@@ -57,32 +57,28 @@ def decode_attention(
 
 @triton.jit
 def _turned(
-    base: Any, gain: Any, cos: Any, sin: Any, eps: Any, D: tl.constexpr, BLOCK_D: tl.constexpr
+    base: Any, gain: Any, turn: Any, eps: Any, D: tl.constexpr, BLOCK_D: tl.constexpr
 ) -> Any:
-    """Normalise one head's vector and turn its neighbouring pairs, rounding where torch does."""
+    """Normalise one head's vector and turn its neighbouring pairs, in float32."""
     channel = tl.arange(0, BLOCK_D)
     inside = channel < D
     partner = channel ^ 1  # the other one of the pair
-    x = tl.load(base + channel, mask=inside, other=0.0)
-    y = tl.load(base + partner, mask=inside, other=0.0)
-    dtype = x.dtype
-    x, y = x.to(tl.float32), y.to(tl.float32)
+    x = tl.load(base + channel, mask=inside, other=0.0).to(tl.float32)
+    y = tl.load(base + partner, mask=inside, other=0.0).to(tl.float32)
     scale = 1.0 / tl.sqrt(tl.sum(x * x) / D + eps)
-    gain_x = tl.load(gain + channel, mask=inside, other=0.0).to(tl.float32)
-    gain_y = tl.load(gain + partner, mask=inside, other=0.0).to(tl.float32)
-    x = (x * scale * gain_x).to(dtype).to(tl.float32)
-    y = (y * scale * gain_y).to(dtype).to(tl.float32)
-    sign = tl.where(channel % 2 == 0, -1.0, 1.0)
-    turned = x * tl.load(cos + channel, mask=inside, other=0.0)
-    turned += sign * y * tl.load(sin + channel, mask=inside, other=0.0)
-    return turned.to(dtype)
+    x *= scale * tl.load(gain + channel, mask=inside, other=0.0)
+    y *= scale * tl.load(gain + partner, mask=inside, other=0.0)
+    # (x0 cos - x1 sin, x1 cos + x0 sin); a pair's cosine and sine stand side by side
+    even = channel % 2 == 0
+    cos = tl.load(turn + channel - channel % 2, mask=inside, other=0.0)
+    sin = tl.load(turn + channel - channel % 2 + 1, mask=inside, other=0.0)
+    return x * cos + tl.where(even, -1.0, 1.0) * y * sin
 
 
 @triton.jit
 def _decode_attention(  # noqa: PLR0913, PLR0917 - a kernel takes pointers one by one
     qkv: Any,
-    query_gain: Any,
-    key_gain: Any,
+    gains: Any,
     turns: Any,
     keys: Any,
     values: Any,
@@ -102,20 +98,18 @@ def _decode_attention(  # noqa: PLR0913, PLR0917 - a kernel takes pointers one b
     inside = channel < D
     at = tl.load(index + row)
     vector = qkv + row * 3 * H * D + head * D
-    table = tl.num_programs(0).to(tl.int64) * D  # of one cosine or sine
-    own = turns + row * D
-    aim = own + tl.where(head < H // 2, 0, 2 * table)  # later query heads turn at the target
-    query = _turned(vector, query_gain, aim, aim + table, eps, D, BLOCK_D)
-    key = _turned(vector + H * D, key_gain, own, own + table, eps, D, BLOCK_D)
+    turn = turns + row * 2 * H * D + head * D
+    query = _turned(vector, gains, turn, eps, D, BLOCK_D)
+    key = _turned(vector + H * D, gains + D, turn + H * D, eps, D, BLOCK_D)
     value = tl.load(vector + 2 * H * D + channel, mask=inside, other=0.0)
     cached = row * row_stride + head * head_stride
     # Rounded to the cache's dtype before use, so that a position sees itself as later ones do.
-    key = key.to(tl.float32).to(keys.dtype.element_ty)
+    key = key.to(qkv.dtype.element_ty).to(tl.float32).to(keys.dtype.element_ty)
     value = value.to(tl.float32).to(values.dtype.element_ty)
     tl.store(keys + cached + at * D + channel, key, mask=inside)
     tl.store(values + cached + at * D + channel, value, mask=inside)
 
-    query = query.to(tl.float32) * scale
+    query = query.to(qkv.dtype.element_ty).to(tl.float32) * scale
     largest = tl.sum(query * key.to(tl.float32))
     total = 1.0
     weighted = value.to(tl.float32)

@@ -3,8 +3,8 @@
 What `transformer.py` says plainly and repeats every step, this prepares:
 
 * embedding and merging bits is a sum of table rows, one small product;
-* adaLN modulations depend on class and position alone: a table for "no class", and for each image
-  a window of its next positions, computed in one product;
+* adaLN modulations depend on class and position alone: a table for "no class", and for a class
+  either a table too or one product for all blocks;
 * the prefix depends on the class and the first cell alone: `prefill` is called once for each.
 
 Rows lie interleaved, 2i conditional and 2i + 1 unconditional, so that the first n slots are one
@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.fp8 import saturate
 from model.kv_cache import KVCache
-from model.layers import causal_attention, merge_heads, modulate, split_heads
+from model.layers import NORM_EPS, causal_attention, merge_heads
 from model.packed_linear import PackedLinear, PackedNorm, PackedSwiGLU, bit_table, fuse
-from model.rope import rotate
-from model.transformer import FIRST_CLASS_ROW, Block, Rotary, Transformer
+from model.transformer import FIRST_CLASS_ROW, Block, Transformer
 
 Attend = Callable[[int, Tensor], Tensor]  # layer, qkv (rows, N, 3D) -> (rows, N, D)
 Kernel = Callable[..., Tensor]
@@ -42,8 +42,8 @@ class FastBlock:
 
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
         self.norm1, self.norm2 = PackedNorm(block.norm1, dtype), PackedNorm(block.norm2, dtype)
-        self.q_norm = PackedNorm(block.attn.q_norm, dtype)
-        self.k_norm = PackedNorm(block.attn.k_norm, dtype)
+        gains = torch.stack([block.attn.q_norm.weight, block.attn.k_norm.weight]).detach()
+        self.gains = gains.to(torch.promote_types(dtype, torch.float32))  # (2, d)
         self.qkv = PackedLinear.of(block.attn.qkv, dtype)
         self.proj = PackedLinear.of(block.attn.proj, dtype)
         self.mlp = PackedSwiGLU(block.mlp, dtype)
@@ -67,7 +67,8 @@ class FastTrunk:
         self._modulation = fuse([block.modulation for block in blocks], dtype)
         self._norm = PackedNorm(trunk.norm, dtype)
         self._latent_proj = PackedLinear.of(trunk.latent_proj, dtype)
-        self._cos, self._sin = trunk.cos, trunk.sin
+        # One complex number turns one pair of channels; pairs share cosine and sine.
+        self._turn = torch.complex(trunk.cos[:, ::2], trunk.sin[:, ::2])  # (P + S, d/2)
         self._own_position = trunk.position_embed[0].to(dtype)
         self._target_position = trunk.target_position_embed[0].to(dtype)
         self._condition_position = trunk.condition_position_embed[0].to(dtype)
@@ -82,10 +83,14 @@ class FastTrunk:
         self.null_modulations = self.sequence_modulations(self._config.null_class)
 
     def modulations(self, class_ids: Tensor, sequence: Tensor) -> Tensor:
-        """Return all blocks' modulations at sequence indices: (N,) and (N,) → (N, depth, 6D)."""
+        """Return all blocks' modulations at sequence indices: (N,) and (N,) → (N, depth, 6D).
+
+        Unlike the trunk's own, these hold 1 + scale in place of scale.
+        """
         condition = F.silu(self._class_embed[class_ids] + self._condition_position[sequence])
-        rows = self._modulation(condition)
-        return rows.reshape(-1, self._config.depth, 6 * self._config.width)
+        parts = self._modulation(condition).view(-1, self._config.depth, 6, self._config.width)
+        parts[:, :, 1::3] += 1  # (shift, scale, gate) twice
+        return parts.flatten(2)
 
     def sequence_modulations(self, class_id: int) -> Tensor:
         """Return a class's modulations at all positions that are decoded, (S - 1, depth, 6D)."""
@@ -101,11 +106,11 @@ class FastTrunk:
         x = torch.cat([self._class_token, condition])
         x = x + self._own_position[sequence] + self._target_position[target]  # (P, D)
         modulations = self.modulations(classes, sequence).transpose(0, 1)[:, None]
-        rotary = self._rotary(sequence[None], target[None])
+        turns = self._turns(sequence[None], target[None])
         keys, values = [], []
 
         def attend(layer: int, qkv: Tensor) -> Tensor:
-            q, k, v = self._split(layer, qkv, rotary)
+            q, k, v = self._split(layer, qkv, turns)
             keys.append(k[0])
             values.append(v[0])
             return merge_heads(causal_attention(q, k, v))
@@ -136,7 +141,7 @@ class FastTrunk:
         x, own, target = (_to_rows(part, branches) for part in (x, own, target))
         sequence = _to_rows(config.prefix_len + token_index, branches)
         rows = slice(2 * slots.start, 2 * slots.stop, 2 // branches)
-        attend = self._attend_cached(cache, rows, sequence, self._rotary(own, target))
+        attend = self._attend_cached(cache, rows, sequence, self._turns(own, target))
         by_layer = modulations.permute(2, 1, 0, 3).flatten(1, 2)[:, :, None]  # (depth, rows, 1, 6D)
         x = self._run_blocks(x[:, None], by_layer, attend)
         return self._to_latent(x[:, 0]).reshape(num_slots, branches, -1).transpose(0, 1)
@@ -145,27 +150,26 @@ class FastTrunk:
         """Shapes: x (rows, N, D); modulations (depth, rows, N, 6D)."""
         for layer, block in enumerate(self._blocks):
             shift1, scale1, gate1, shift2, scale2, gate2 = modulations[layer].chunk(6, dim=-1)
-            qkv = block.qkv(modulate(block.norm1(x), shift1, scale1))  # (rows, N, 3D)
-            x = x + gate1 * block.proj(attend(layer, qkv))
-            x = x + gate2 * block.mlp(modulate(block.norm2(x), shift2, scale2))
+            qkv = block.qkv(torch.addcmul(shift1, block.norm1(x), scale1))  # (rows, N, 3D)
+            x = torch.addcmul(x, gate1, block.proj(attend(layer, qkv)))
+            x = torch.addcmul(x, gate2, block.mlp(torch.addcmul(shift2, block.norm2(x), scale2)))
         return x
 
     def _attend_cached(
-        self, cache: KVCache, rows: slice, sequence: Tensor, rotary: Rotary
+        self, cache: KVCache, rows: slice, sequence: Tensor, turns: Tensor
     ) -> Attend:
         """Return the attention of one new position of each of `rows`, at its `sequence` index."""
         if self._kernel is not None:
-            turns = torch.stack([part[:, 0, 0] for turn in rotary for part in turn])
             return partial(self._attend_by_kernel, cache, rows, sequence, turns)
         visible = torch.arange(self._config.sequence_len, device=sequence.device)
         visible = (visible <= sequence[:, None])[:, None, None]
         row = torch.arange(len(sequence), device=sequence.device)
 
         def attend(layer: int, qkv: Tensor) -> Tensor:
-            q, k, v = self._split(layer, qkv, rotary)
+            q, k, v = self._split(layer, qkv, turns)
             keys, values = cache.keys[layer, rows], cache.values[layer, rows]
-            keys[row, :, sequence] = k[:, :, 0].to(keys.dtype)
-            values[row, :, sequence] = v[:, :, 0].to(values.dtype)
+            keys[row, :, sequence] = saturate(k[:, :, 0], keys.dtype)
+            values[row, :, sequence] = saturate(v[:, :, 0], values.dtype)
             return merge_heads(
                 F.scaled_dot_product_attention(
                     q, keys.to(q.dtype), values.to(q.dtype), attn_mask=visible
@@ -184,30 +188,40 @@ class FastTrunk:
         qkv: Tensor,
     ) -> Tensor:
         assert self._kernel is not None
-        block = self._blocks[layer]
         return self._kernel(
             qkv[:, 0],
-            (block.q_norm.weight, block.k_norm.weight),
-            turns,
+            self._blocks[layer].gains,
+            turns[:, 0],
             cache.keys[layer, rows],
             cache.values[layer, rows],
             sequence,
         )[:, None]
 
-    def _split(self, layer: int, qkv: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
-        """(rows, N, 3D) → normalised and rotated q and k, and v, (rows, H, N, d) each."""
-        block = self._blocks[layer]
-        q, k, v = (split_heads(part, self._config.num_heads) for part in qkv.chunk(3, dim=-1))
-        q_own, q_target = block.q_norm(q).chunk(2, dim=1)
-        q = torch.cat([rotate(q_own, *rotary.own), rotate(q_target, *rotary.target)], dim=1)
-        return q, rotate(block.k_norm(k), *rotary.own), v
+    def _split(self, layer: int, qkv: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(rows, N, 3D) → normalised and rotated q and k, and v, (rows, H, N, d) each.
 
-    def _rotary(self, own: Tensor, target: Tensor) -> Rotary:
-        """Look up both turns of positions (rows, N), (rows, 1, N, d) each."""
-        own_turn, target_turn = (
-            (self._cos[at][:, None], self._sin[at][:, None]) for at in (own, target)
+        Norm and rotation stay in float32 or wider, and are rounded once.
+        """
+        num_heads, head_dim = self._config.num_heads, self._config.head_dim
+        heads = qkv.reshape(*qkv.shape[:2], 3, num_heads, head_dim)
+        gains = self._blocks[layer].gains[:, None]
+        both = F.rms_norm(heads[:, :, :2].to(gains.dtype), (head_dim,), None, NORM_EPS) * gains
+        pairs = torch.view_as_complex(both.reshape(*both.shape[:-1], -1, 2)) * turns
+        q, k = torch.view_as_real(pairs).flatten(-2).to(qkv.dtype).transpose(1, 3).unbind(2)
+        return q, k, heads[:, :, 2].transpose(1, 2)
+
+    def _turns(self, own: Tensor, target: Tensor) -> Tensor:
+        """Return how positions (rows, N) turn queries and keys: complex (rows, N, 2, H, d/2).
+
+        The first half of the query heads turns at a position's own cell, the second half at its
+        target, and keys at their own.
+        """
+        half = self._config.num_heads // 2
+        at_own, at_target = (
+            self._turn[at][:, :, None].expand(-1, -1, half, -1) for at in (own, target)
         )
-        return Rotary(own_turn, target_turn)
+        query, key = torch.cat([at_own, at_target], 2), torch.cat([at_own, at_own], 2)
+        return torch.stack([query, key], 2)
 
     def _to_latent(self, x: Tensor) -> Tensor:
         return self._latent_proj(self._norm(x))
