@@ -12,13 +12,14 @@ from fastapi import Response
 from model.class_labels import ClassLabel
 from model.zoo import ModelInfo
 from service.images import MEDIA_TYPES
-from service.jobs import Job, JobResult
+from service.jobs import Job, JobResult, WorkerStatus
 from service.schemas import (
     ClassEntry,
     GeneratedImage,
     Generation,
     ModelCard,
     ModelLimits,
+    Numerics,
     SamplingDefaults,
     Timings,
 )
@@ -81,8 +82,11 @@ def image_response(job: Job, result: JobResult, info: ModelInfo) -> Response:
     return Response(image, headers=headers, media_type=MEDIA_TYPES[job.output_format])
 
 
-def model_card(info: ModelInfo, settings: Settings, created: int) -> ModelCard:
-    """Describe a served model: sizes, defaults and this server's limits."""
+def model_card(
+    info: ModelInfo, settings: Settings, created: int, worker: WorkerStatus | None
+) -> ModelCard:
+    """Describe a served model: sizes, defaults, this server's limits, and numerics if a `worker`
+    is ready."""
     return ModelCard(
         id=info.name,
         created=created,
@@ -91,6 +95,7 @@ def model_card(info: ModelInfo, settings: Settings, created: int) -> ModelCard:
         num_classes=info.generator.num_classes,
         num_steps=info.generator.num_tokens,
         bits_per_token=info.generator.bits_per_token,
+        numerics=_numerics(worker) if worker else None,
         defaults=SamplingDefaults(
             guidance_scale=info.sampling.guidance_scale,
             temperature=info.sampling.temperature,
@@ -98,6 +103,14 @@ def model_card(info: ModelInfo, settings: Settings, created: int) -> ModelCard:
             order=info.sampling.order,
         ),
         limits=ModelLimits(max_images=settings.max_images, max_timeout_s=settings.max_timeout_s),
+    )
+
+
+def _numerics(worker: WorkerStatus) -> Numerics:
+    return Numerics(
+        precision=worker.precision,
+        is_exact=worker.precision != "fp8",
+        determinism="bitwise" if worker.is_batch_invariant else "numeric",
     )
 
 

@@ -17,20 +17,13 @@ from starlette.types import ASGIApp
 from model.zoo import ModelInfo
 from service import __version__, refusals
 from service.answers import class_entry, generation_json, image_response, model_card
-from service.errors import (
-    ClientDisconnected,
-    DeadlineExceeded,
-    Draining,
-    GenerationFailed,
-    NotReady,
-    ServiceError,
-)
-from service.images import MEDIA_TYPES
+from service.delivery import RETRY_ELSEWHERE_S, Delivery
+from service.errors import Draining, NotReady, ServiceError
 from service.job_queue import MemoryJobQueue
-from service.jobs import Job, JobResult, JobState, OutputFormat
+from service.jobs import Job, JobResult, WorkerStatus
 from service.metrics import CONTENT_TYPE, Metrics
 from service.middleware import BodyLimit, Observation
-from service.negotiation import image_format_accepted
+from service.negotiation import EVENTS_TYPE, OFFERED, Answer, choose_answer, raw_format
 from service.openapi import Application
 from service.schemas import (
     ClassList,
@@ -47,7 +40,6 @@ from service.submission import check_is_single, check_model, make_job
 
 DOCS_PAGE = Path(__file__).parent / "web" / "docs.html"
 RETRY_WHEN_LOADED_S = 2.0
-RETRY_ELSEWHERE_S = 1.0  # another replica takes over from one that is draining
 
 
 class Api:
@@ -60,6 +52,7 @@ class Api:
         self._info = info
         self._queue = queue
         self._metrics = metrics
+        self._delivery = Delivery(queue, metrics)
         self._created = int(time.time())
         self._is_draining = False
         app = Application(
@@ -85,7 +78,7 @@ class Api:
             summary="Generate images",
             response_model=Generation,
             responses={
-                200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}},
+                200: {"content": {media_type: {} for media_type in OFFERED.values()}},
                 **error_responses(400, 404, 406, 413, 415, 429, 500, 503, 504),
             },
         )(self.generate)
@@ -115,32 +108,38 @@ class Api:
     async def generate(self, body: GenerationRequest, request: Request) -> Response:
         """Make images of a class and answer with them.
 
-        The Accept header chooses the answer: JSON, or the raw bytes of one image.
+        The Accept header chooses the answer: JSON, the raw bytes of one image, or server-sent
+        events: `progress`, `partial_image`, and `completed` with the JSON answer or `error`.
         """
         started = time.monotonic()
-        accepted = image_format_accepted(request.headers.get("accept"), body.output_format)
-        job = await self._submit(body, accepted)
-        result = await self._result_of(job, request)
-        if accepted:
-            return image_response(job, result, self._info)
-        text = await asyncio.to_thread(
-            generation_json,
-            job,
-            result,
-            self._info,
-            created=int(time.time()),
-            total_s=time.monotonic() - started,
-            metadata=body.metadata,
-            warnings=_warnings(request),
-        )
-        return Response(text, media_type="application/json")
+        answer = choose_answer(request.headers.get("accept"), body.output_format)
+        job = await self._submit(body, answer)
+
+        def render(result: JobResult) -> bytes:
+            return generation_json(
+                job,
+                result,
+                self._info,
+                created=int(time.time()),
+                total_s=time.monotonic() - started,
+                metadata=body.metadata,
+                warnings=_warnings(request, body, answer),
+            )
+
+        if answer == "events":
+            return self._delivery.events(job, render)
+        result = await self._delivery.result(job, request.receive)
+        if answer == "json":
+            text = await asyncio.to_thread(render, result)
+            return Response(text, media_type="application/json")
+        return image_response(job, result, self._info)
 
     async def models(self) -> ModelList:
-        return ModelList(data=[model_card(self._info, self._settings, self._created)])
+        return ModelList(data=[await self._model_card()])
 
     async def model(self, model_id: str) -> ModelCard:
         check_model(model_id, self._info)
-        return model_card(self._info, self._settings, self._created)
+        return await self._model_card()
 
     async def classes(
         self,
@@ -175,11 +174,17 @@ class Api:
     async def root(self) -> RedirectResponse:
         return RedirectResponse("/docs")
 
-    async def _submit(self, body: GenerationRequest, accepted: OutputFormat | None) -> Job:
+    async def _submit(self, body: GenerationRequest, answer: Answer) -> Job:
+        raw = raw_format(answer)
         try:
-            output_format = accepted or body.output_format or "png"
-            job = make_job(body, self._info, self._settings, output_format)
-            if accepted:
+            job = make_job(
+                body,
+                self._info,
+                self._settings,
+                raw or body.output_format or "png",
+                with_partials=answer == "events",
+            )
+            if raw:
                 check_is_single(job)
             await self._check_ready()
             await self._queue.admit(job)
@@ -191,50 +196,26 @@ class Api:
     async def _check_ready(self) -> None:
         if self._is_draining:
             raise Draining("this server is shutting down", retry_after_s=RETRY_ELSEWHERE_S)
-        if not any(worker.phase == "ready" for worker in await self._queue.workers()):
+        if await self._ready_worker() is None:
             raise NotReady(
                 f"the model {self._info.name} is still loading", retry_after_s=RETRY_WHEN_LOADED_S
             )
 
-    async def _result_of(self, job: Job, request: Request) -> JobResult:
-        """Wait until the job has ended, its time is up or its client has gone."""
-        ended = asyncio.create_task(self._queue.wait(job.id))
-        gone = asyncio.create_task(_disconnected(request))
-        try:
-            await asyncio.wait(
-                {ended, gone}, timeout=job.timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            if not ended.done() and gone.done():
-                raise ClientDisconnected("the client has gone")
-            if not ended.done() and (phase := await self._queue.expire(job.id)):
-                self._metrics.count_cancellation(phase, "timeout")
-            outcome = await ended
-        finally:
-            gone.cancel()
-            ended.cancel()
-            # However this ended, nobody waits any longer; an ended job is not touched by it.
-            if phase := await self._queue.cancel(job.id):
-                self._metrics.count_cancellation(phase, "disconnect")
-        if outcome.result is None:
-            raise _error_of(outcome.state, job)
-        return outcome.result
+    async def _ready_worker(self) -> WorkerStatus | None:
+        workers = await self._queue.workers()
+        return next((worker for worker in workers if worker.phase == "ready"), None)
+
+    async def _model_card(self) -> ModelCard:
+        worker = await self._ready_worker()
+        return model_card(self._info, self._settings, self._created, worker)
 
 
-async def _disconnected(request: Request) -> None:
-    """Return when the client has gone; the body has been read, so nothing else can arrive."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _error_of(state: JobState, job: Job) -> ServiceError:
-    if state is JobState.EXPIRED:
-        return DeadlineExceeded(f"the images were not made within {job.timeout_s:g} seconds")
-    if state is JobState.CANCELLED:  # by nobody else than a process that cannot finish it
-        return Draining("this server is shutting down", retry_after_s=RETRY_ELSEWHERE_S)
-    return GenerationFailed(f"the images could not be made; see the log for {job.id}")
-
-
-def _warnings(request: Request) -> list[str]:
+def _warnings(request: Request, body: GenerationRequest, answer: Answer) -> list[str]:
+    warnings = []
     if "respond-async" in request.headers.get("prefer", "").lower():
-        return ["Prefer: respond-async has no effect: the request was answered synchronously"]
-    return []
+        warnings.append(
+            "Prefer: respond-async has no effect: the request was answered synchronously"
+        )
+    if body.partial_images and answer != "events":
+        warnings.append(f"partial_images has no effect without Accept: {EVENTS_TYPE}")
+    return warnings

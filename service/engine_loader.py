@@ -1,27 +1,92 @@
 """From a model's files to an engine: the one module of the service that imports torch.
 
 Imported in the engine's thread, when the weights are to be loaded, so that neither the API nor
-`bar --help` waits for it.
+`bar --help` waits for it. `bar generate` builds its engine here too: the same settings give the
+same engine, and that the same bytes.
 """
+
+import gc
+import logging
 
 import torch
 
 from model.checkpoint import load_model
+from model.device import num_physical_cores
 from model.engine import Engine
+from model.generator import Generator
+from model.precision import SMALL_MODEL_PARAMETERS, Precision, choose_precision
+from model.tokenizer import Tokenizer
 from model.zoo import ModelInfo
 from service.errors import StartupError
+from service.settings import Settings
+
+logger = logging.getLogger("bar.engine")
+
+GPU_SLOTS = 64
+CPU_SLOTS = 4
+CPU_SLOTS_OF_SMALL_MODELS = 16
 
 
-def load_engine(info: ModelInfo, device: str, num_slots: int) -> Engine:
-    """Load the weights of `info` onto `device` ("auto": cuda where there is one) and warm up.
+class PacedEngine(Engine):
+    """An engine whose steps begin when the last but one has ended.
 
-    Raises: CheckpointError for files that do not hold the model, StartupError for a device that
-    is not there.
+    On a GPU `Engine.step` returns once the step is enqueued. Left alone a worker would enqueue
+    hundreds: nobody could join or leave for seconds, and no step could be timed. One step ahead,
+    the GPU always has work.
     """
-    generator, tokenizer = load_model(info, device=choose_device(device))
-    engine = Engine(generator, tokenizer, num_slots=num_slots)
-    engine.warm_up()
+
+    _last_step: torch.cuda.Event | None = None
+
+    def step(self) -> list[int]:
+        """Do as `Engine.step`; on a GPU, return when the step before this one has ended."""
+        full = super().step()
+        if self.device.type == "cuda":
+            # Blocking: a waiting thread leaves its core to the encoders.
+            step = torch.cuda.Event(blocking=True)
+            step.record()
+            if self._last_step is not None:
+                self._last_step.synchronize()
+            self._last_step = step
+        return full
+
+
+def load_engine(info: ModelInfo, settings: Settings) -> Engine:
+    """Load the weights of `info`, build the engine that `settings` ask for, and warm it up.
+
+    Where memory does not suffice for its slots, the engine has half as many, and so on. Raises:
+    CheckpointError for files that do not hold the model, StartupError for a device that is not
+    there, or too small.
+    """
+    torch.set_num_threads(settings.threads or num_physical_cores())
+    device = torch.device(choose_device(settings.device))
+    generator, tokenizer = load_model(info, device=str(device))
+    num_parameters = sum(parameter.numel() for parameter in generator.parameters())
+    num_slots = settings.num_slots or choose_num_slots(device, num_parameters)
+    precision = choose_precision(settings.dtype, device, num_parameters)
+    engine = None
+    while engine is None:
+        engine = _try_engine(generator, tokenizer, num_slots, precision, settings.batch_invariant)
+        if engine is None:
+            if num_slots == 1:
+                raise StartupError(f"{info.name} does not fit into the memory of {device}")
+            num_slots = (num_slots + 1) // 2
+            logger.warning("out of memory: the engine gets %d slots", num_slots)
+            _release_memory(device)
+    # The engine has its own copies of the weights, in its precision and layout.
+    del generator, tokenizer
+    _release_memory(device)
     return engine
+
+
+def choose_num_slots(device: torch.device, num_parameters: int) -> int:
+    """Return how many slots suit a device, where nobody says.
+
+    A batch-invariant engine computes all slots for a single image, so that slots which only rarely
+    are occupied cost those who come alone.
+    """
+    if device.type != "cpu":
+        return GPU_SLOTS
+    return CPU_SLOTS_OF_SMALL_MODELS if num_parameters < SMALL_MODEL_PARAMETERS else CPU_SLOTS
 
 
 def choose_device(device: str) -> str:
@@ -36,3 +101,32 @@ def choose_device(device: str) -> str:
     if kind == "cuda" and not has_cuda:
         raise StartupError(f"device {device!r} is asked for, but torch finds no CUDA device here")
     return device
+
+
+def _try_engine(
+    generator: Generator,
+    tokenizer: Tokenizer,
+    num_slots: int,
+    precision: Precision,
+    batch_invariant: bool,
+) -> Engine | None:
+    """Build an engine and warm it up; None if memory runs out. A function of its own, so that what
+    was built up to there is free when it returns."""
+    try:
+        engine = PacedEngine(
+            generator,
+            tokenizer,
+            num_slots=num_slots,
+            precision=precision,
+            batch_invariant=batch_invariant,
+        )
+        engine.warm_up()
+    except torch.OutOfMemoryError:
+        return None
+    return engine
+
+
+def _release_memory(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

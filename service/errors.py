@@ -2,6 +2,7 @@
 
     BarError                     one line for a person; never a traceback, never the client's text
     ├── StartupError             the process cannot start: bad settings, no such model, port taken
+    ├── EngineLost               the device is in a state that only a new process can leave
     └── ServiceError             answers a request, in the OpenAI error envelope
         ├── InvalidRequest       400  a value, or a field, that is refused
         ├── NotFound             404  no such route, model or generation
@@ -14,6 +15,7 @@
         ├── GenerationFailed     500  the engine or an encoder failed; details are in the log
         ├── NotReady             503  weights are loading
         ├── Draining             503  the process is shutting down
+        ├── WorkerLost           503  the worker ended before the job did
         └── DeadlineExceeded     504  timeout_s passed; the job is stopped
 
 `STATUSES` is the one place where a class meets its status. 409 is not used, because common clients
@@ -29,6 +31,10 @@ class BarError(Exception):
 
 class StartupError(BarError):
     """The process cannot start; the message is the whole story."""
+
+
+class EngineLost(BarError):
+    """A worker cannot go on; it has logged why."""
 
 
 class ServiceError(BarError):
@@ -116,6 +122,10 @@ class Draining(ServiceError):
     code = "draining"
 
 
+class WorkerLost(ServiceError):
+    code = "worker_lost"
+
+
 class DeadlineExceeded(ServiceError):
     code = "deadline_exceeded"
 
@@ -132,5 +142,6 @@ STATUSES: dict[type[ServiceError], int] = {
     GenerationFailed: 500,
     NotReady: 503,
     Draining: 503,
+    WorkerLost: 503,
     DeadlineExceeded: 504,
 }

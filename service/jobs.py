@@ -5,13 +5,18 @@ may live in different processes. A job's images are fixed at admission, seeds in
 again, elsewhere, it gives the same bytes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
 from model.config import ImageRequest
 
 OutputFormat = Literal["png", "jpeg", "webp"]
+Priority = Literal["low", "normal", "high"]
+
+# A job is served as though it had come so much earlier: priority is a lead that age overcomes.
+PRIORITY_LEADS_S: dict[Priority, float] = {"low": -15.0, "normal": 0.0, "high": 15.0}
 
 
 class JobState(StrEnum):
@@ -20,7 +25,7 @@ class JobState(StrEnum):
     QUEUED = "queued"  # admitted; no image of it has a slot
     RUNNING = "running"  # claimed by a worker
     SUCCEEDED = "succeeded"  # every image is made and encoded
-    FAILED = "failed"  # the engine or an encoder raised
+    FAILED = "failed"  # the engine or an encoder raised, or the worker was lost
     CANCELLED = "cancelled"  # nobody wants it any more, or the process stops
     EXPIRED = "expired"  # its timeout_s passed first
 
@@ -38,6 +43,13 @@ class Job:
     num_steps: int  # steps of one image
     output_format: OutputFormat
     timeout_s: float
+    priority: Priority = "normal"
+    partial_images: int = 0  # previews of each image before it is finished
+
+    @property
+    def lead_s(self) -> float:
+        """How much earlier than it came the job counts as having come."""
+        return PRIORITY_LEADS_S[self.priority]
 
     @property
     def cost(self) -> int:
@@ -51,7 +63,7 @@ class JobTimings:
 
     queue_s: float
     generation_s: float  # from the claim to the last token of the last image
-    decode_s: float
+    decode_s: float  # from there to its pixels
     encode_s: float  # summed over images, which are encoded side by side
 
 
@@ -70,6 +82,37 @@ class JobOutcome:
     state: JobState
     result: JobResult | None = None
     error: str | None = None
+    is_retryable: bool = False  # it failed through no fault of its own: asked again, it may succeed
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobProgress:
+    """How far a running job is."""
+
+    share: float  # of the tokens of all its images, 0 to 1
+    eta_s: float | None  # until its last token; None before any step was measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartialImage:
+    """What is drawn of one image of a running job, encoded."""
+
+    index: int
+    content: bytes
+    share: float  # of the image's tokens, 0 to 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobView:
+    """A job as its client sees it at one moment."""
+
+    version: int  # another one once anything but `queue_position` and `eta_s` has changed
+    state: JobState
+    share: float
+    eta_s: float | None
+    queue_position: int | None  # 1 is the next to be claimed; None once claimed
+    partials: tuple[PartialImage, ...]  # all so far, in the order in which they were made
+    outcome: JobOutcome | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +124,16 @@ class Claim:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineCounters:
+    """What an engine has counted since it was built."""
+
+    prefix_hits: int = 0
+    prefix_misses: int = 0
+    out_of_memory: int = 0
+    stage_s: Mapping[str, float] = field(default_factory=dict)  # where measured
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkerStatus:
     """What a worker last said of itself."""
 
@@ -89,6 +142,10 @@ class WorkerStatus:
     num_slots: int = 0
     free_slots: int = 0
     step_s: float = 0.0  # duration of a recent step, smoothed; 0 before the first
+    steps_left: int = 0  # of all images that it has claimed
+    precision: str = ""  # that the engine computes in; "" before it is there
+    is_batch_invariant: bool = False
+    counters: EngineCounters = EngineCounters()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ cannot. Base units, prefix `bar_`; the HTTP metrics have the names that common d
 No label holds a request id, a class, a seed or anything else that clients can make many of.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from prometheus_client import (
@@ -30,6 +31,7 @@ from service.jobs import JobTimings, QueueStats
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 150, 600)
 STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+BATCH_SIZES = tuple(2**n for n in range(11))
 TENTHS = tuple(n / 10 for n in range(1, 11))
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -73,6 +75,7 @@ class Metrics:
         self._batch_fill = self._histogram(
             "bar_batch_fill_ratio", "Share of the slots that took part in a step", TENTHS
         )
+        self._batch_size = self._histogram("bar_batch_size", "Images in a step", BATCH_SIZES)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, ["model_name", *labels], registry=self._registry)
@@ -99,6 +102,7 @@ class Metrics:
         """Record one step of the engine for `num_images` images."""
         self._step_seconds.labels(self._model_name).observe(seconds)
         self._batch_fill.labels(self._model_name).observe(num_images / num_slots)
+        self._batch_size.labels(self._model_name).observe(num_images)
 
     def observe_job(self, timings: JobTimings, num_images: int) -> None:
         """Record a job that succeeded."""
@@ -129,9 +133,11 @@ class _QueueCollector(Collector):
             gauge = GaugeMetricFamily(name, text, labels=["model_name"])
             gauge.add_metric([self._model_name], value)
             yield gauge
-        jobs = CounterMetricFamily("bar_jobs_accepted", "Jobs admitted", labels=["model_name"])
-        jobs.add_metric([self._model_name], self.stats.num_accepted)
-        yield jobs
+        for name, (text, value) in _totals(self.stats).items():
+            counter = CounterMetricFamily(name, text, labels=["model_name"])
+            counter.add_metric([self._model_name], value)
+            yield counter
+        yield self._stage_seconds(self.stats)
         ended = CounterMetricFamily(
             "bar_jobs_ended", "Jobs by terminal state", labels=["model_name", "state"]
         )
@@ -144,6 +150,39 @@ class _QueueCollector(Collector):
             {"model_name": self._model_name, "revision": self._model_revision},
         )
         yield InfoMetricFamily("bar_build", "This software", {"version": __version__})
+
+    def _stage_seconds(self, stats: QueueStats) -> Metric:
+        seconds: dict[str, float] = defaultdict(float)
+        for worker in stats.workers:
+            for stage, spent in worker.counters.stage_s.items():
+                seconds[stage] += spent
+        family = CounterMetricFamily(
+            "bar_engine_stage_seconds",
+            "Time of the engine in each stage, where it is measured",
+            labels=["model_name", "stage"],
+        )
+        for stage, value in seconds.items():
+            family.add_metric([self._model_name, stage], value)
+        return family
+
+
+def _totals(stats: QueueStats) -> dict[str, tuple[str, float]]:
+    counters = [worker.counters for worker in stats.workers]
+    return {
+        "bar_jobs_accepted": ("Jobs admitted", stats.num_accepted),
+        "bar_prefix_cache_hits": (
+            "Class prefixes that the engine had",
+            sum(counted.prefix_hits for counted in counters),
+        ),
+        "bar_prefix_cache_misses": (
+            "Class prefixes that it had to compute",
+            sum(counted.prefix_misses for counted in counters),
+        ),
+        "bar_out_of_memory": (
+            "Times the engine ran out of memory and went on with less",
+            sum(counted.out_of_memory for counted in counters),
+        ),
+    }
 
 
 def _levels(stats: QueueStats) -> dict[str, tuple[str, float]]:

@@ -1,41 +1,55 @@
 """Which representation of a generation the client asked for, from its Accept header (RFC 9110 §12).
 
-JSON unless an image type is preferred to it: a client that accepts everything, as most do without
+JSON unless something else is preferred to it: a client that accepts everything, as most do without
 thinking, gets JSON.
 """
+
+from typing import Literal
 
 from service.errors import InvalidRequest, NotAcceptable
 from service.images import MEDIA_TYPES
 from service.jobs import OutputFormat
 
+Answer = OutputFormat | Literal["json", "events"]
+
 JSON_TYPE = "application/json"
-OFFERED = (JSON_TYPE, *MEDIA_TYPES.values())
+EVENTS_TYPE = "text/event-stream"
+OFFERED: dict[Answer, str] = {
+    "json": JSON_TYPE,
+    "png": MEDIA_TYPES["png"],
+    "jpeg": MEDIA_TYPES["jpeg"],
+    "webp": MEDIA_TYPES["webp"],
+    "events": EVENTS_TYPE,
+}
 
 
-def image_format_accepted(
-    accept: str | None, preferred: OutputFormat | None
-) -> OutputFormat | None:
-    """Return the image format whose raw bytes `accept` asks for, None where it wants JSON.
+def choose_answer(accept: str | None, preferred: OutputFormat | None) -> Answer:
+    """Return what `accept` asks for: JSON, events, or the raw bytes of an image format.
 
     `preferred` wins among image types that are accepted alike. Raises: NotAcceptable if `accept`
     allows nothing that there is, InvalidRequest if it rules out what is preferred.
     """
     qualities = _qualities(accept) if accept and accept.strip() else {"*/*": 1.0}
-    formats = sorted(MEDIA_TYPES, key=lambda name: name != preferred)
-    offered: list[OutputFormat | None] = [None, *formats]  # None, JSON, wins a draw
-    best = max(offered, key=lambda name: _quality_of(_media_type(name), qualities))
-    if _quality_of(_media_type(best), qualities) <= 0:
-        raise NotAcceptable(f"the Accept header allows none of {', '.join(OFFERED)}")
-    if best and preferred and best != preferred:
+    # The first wins a draw: JSON, then what is preferred.
+    offered = sorted(OFFERED, key=lambda answer: (answer != "json", answer != preferred))
+    best = max(offered, key=lambda answer: _quality_of(OFFERED[answer], qualities))
+    if _quality_of(OFFERED[best], qualities) <= 0:
+        raise NotAcceptable(f"the Accept header allows none of {', '.join(OFFERED.values())}")
+    if best in MEDIA_TYPES and preferred and best != preferred:
         raise InvalidRequest(
-            f"output_format is {preferred}, but the Accept header asks for {_media_type(best)}",
+            f"output_format is {preferred}, but the Accept header asks for {OFFERED[best]}",
             param="output_format",
         )
     return best
 
 
-def _media_type(name: OutputFormat | None) -> str:
-    return MEDIA_TYPES[name] if name else JSON_TYPE
+def raw_format(answer: Answer) -> OutputFormat | None:
+    """Return the image format of an answer that is an image's bytes and nothing else."""
+    match answer:
+        case "png" | "jpeg" | "webp":
+            return answer
+        case _:
+            return None
 
 
 def _qualities(accept: str) -> dict[str, float]:

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from model.config import MAX_GUIDANCE_SCALE, MAX_SEED, MAX_TEMPERATURE, Order
-from service.jobs import OutputFormat
+from service.jobs import OutputFormat, Priority
 
 MAX_METADATA_ENTRIES = 16
+MAX_PARTIAL_IMAGES = 3
 
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
@@ -70,6 +71,16 @@ class GenerationRequest(BaseModel):
     )
     response_format: Literal["b64_json"] = Field(
         "b64_json", description="How a JSON answer carries images."
+    )
+    partial_images: int = Field(
+        0,
+        ge=0,
+        le=MAX_PARTIAL_IMAGES,
+        description="Previews of each image, evenly spaced in its progress; with "
+        "`Accept: text/event-stream` only.",
+    )
+    priority: Priority = Field(
+        "normal", description="A lead over other jobs in the queue, which their age overcomes."
     )
     timeout_s: float | None = Field(
         None, gt=0, description="Seconds after which the job is stopped and answered with 504."
@@ -152,6 +163,19 @@ class ModelLimits(BaseModel):
     max_timeout_s: float
 
 
+class Numerics(BaseModel):
+    """What the images of a model are computed in, and how far they are determined."""
+
+    precision: str = Field(description="float32, bfloat16 or fp8.")
+    is_exact: bool = Field(
+        description="False for fp8, which rounds more than the model allows for."
+    )
+    determinism: Literal["bitwise", "numeric"] = Field(
+        description="bitwise: a request gives the same image alone and in company; numeric: the "
+        "same up to rounding, which may change an image."
+    )
+
+
 class ModelCard(BaseModel):
     """A served model."""
 
@@ -164,6 +188,7 @@ class ModelCard(BaseModel):
     num_classes: int
     num_steps: int = Field(description="Steps of one image, always the same.")
     bits_per_token: int
+    numerics: Numerics | None = Field(description="null while the model is loading.")
     defaults: SamplingDefaults
     limits: ModelLimits
 

@@ -22,11 +22,12 @@ import uvicorn
 
 from model.zoo import ModelInfo
 from service.api import Api
+from service.engine_driver import EngineThread
 from service.errors import StartupError
 from service.job_queue import MemoryJobQueue
 from service.metrics import Metrics
 from service.settings import Settings
-from service.worker import EngineThread, run_worker
+from service.worker import run_worker
 
 if TYPE_CHECKING:
     from model.engine import Engine
@@ -76,6 +77,7 @@ def bootstrap(settings: Settings, info: ModelInfo, load_engine: Callable[[], "En
             load_engine=load_engine,
             metrics=metrics,
             thread=thread,
+            target_step_s=settings.target_step_s,
         ),
     )
 

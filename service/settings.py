@@ -30,7 +30,22 @@ class Settings(BaseModel):
     cache_dir: Path | None = Field(None, description="folder of downloaded models")
     offline: bool = Field(False, description="never use the network")
     device: str = Field("auto", description="torch device; auto is cuda where there is one")
-    num_slots: int = Field(16, ge=1, le=4096, description="images generated at the same time")
+    dtype: Literal["auto", "float32", "bfloat16", "fp8"] = Field(
+        "auto", description="what to compute in; auto is the fastest exact one, fp8 is not exact"
+    )
+    batch_invariant: bool = Field(
+        True, description="make every image the same, bit for bit, alone and in company"
+    )
+    threads: int = Field(0, ge=0, le=1024, description="threads of torch; 0 takes physical cores")
+    num_slots: int = Field(
+        0, ge=0, le=4096, description="images generated at the same time; 0 suits the device"
+    )
+    target_step_s: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="longest step to aim at by leaving slots empty; 0 fills all of them",
+    )
     max_images: int = Field(16, ge=1, le=4096, description="most images that one request may ask")
     max_queued_steps: int = Field(
         65536, ge=1, description="bound of the queue, as images x steps of an image"

@@ -19,9 +19,14 @@ from service.settings import Settings
 
 
 def make_job(
-    body: GenerationRequest, info: ModelInfo, settings: Settings, output_format: OutputFormat
+    body: GenerationRequest,
+    info: ModelInfo,
+    settings: Settings,
+    output_format: OutputFormat,
+    *,
+    with_partials: bool = False,
 ) -> Job:
-    """Turn `body` into a job of `info`'s model.
+    """Turn `body` into a job of `info`'s model; `with_partials` if its client can be shown any.
 
     Raises: NotFound for another model; InvalidRequest names the field that is wrong.
     """
@@ -39,6 +44,8 @@ def make_job(
         num_steps=info.generator.num_tokens,
         output_format=output_format,
         timeout_s=_timeout_s(body, settings),
+        priority=body.priority,
+        partial_images=body.partial_images if with_partials else 0,
     )
 
 

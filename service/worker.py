@@ -1,92 +1,86 @@
 """The worker: claims jobs from the queue, drives the engine, hands the images back.
 
 One loop, whose every turn is one step of the engine for all images in it. Requests that arrive
-together share steps; a job joins at the next step boundary and leaves when its images are full.
+together share steps; an image joins at a step boundary, when the scheduler lets it in, and leaves
+when it is full.
 
-The engine is not thread-safe and its calls are long: one thread makes all of them and the event
-loop only waits. Encoding goes to a pool beside it, while the next step runs. Torch is not imported
-here; `load_engine` does that, in the engine's thread.
+Pixels are waited for and encoded in a pool of threads, while the next step runs. A turn that fails
+takes the jobs in the engine with it and no others; after an error that only a new process can mend,
+the worker ends and every job that it holds is handed back.
 """
 
 import asyncio
 import logging
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-from model.config import ImageRequest
 from model.zoo import ModelInfo
+from service.engine_driver import (
+    EngineDriver,
+    EngineThread,
+    Preview,
+    Turn,
+    is_lost,
+)
+from service.errors import EngineLost
 from service.images import Pixels, encode, provenance
 from service.job_queue import MemoryJobQueue
-from service.jobs import Claim, JobResult, JobTimings, OutputFormat, WorkerStatus
+from service.jobs import (
+    Claim,
+    EngineCounters,
+    JobResult,
+    JobTimings,
+    OutputFormat,
+    PartialImage,
+    WorkerStatus,
+)
 from service.metrics import Metrics
+from service.scheduler import Image, Scheduler
 
 if TYPE_CHECKING:
     from model.engine import Engine
 
 logger = logging.getLogger("bar.worker")
 
-SMOOTHING = 0.1  # weight of the newest step in the reported step time
-
-T = TypeVar("T")
+PROGRESS_INTERVAL_S = 0.1  # between two reports of how far jobs are
 
 
-class EngineThread:
-    """The one thread that calls the engine."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._last: Future[Any] | None = None
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether a call is running, which nothing can interrupt."""
-        return self._last is not None and not self._last.done()
-
-    async def call(self, function: Callable[[], T]) -> T:
-        """Return what `function` returns, called in the thread."""
-        future = self._last = self._pool.submit(function)
-        return await asyncio.wrap_future(future)
-
-    def close(self) -> None:
-        """Let the thread end after its current call."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+@dataclass(frozen=True)
+class _Encoded:
+    content: bytes
+    pixels_at: float  # when the pixels had arrived
+    seconds: float
 
 
 @dataclass
 class _RunningJob:
-    """A claimed job while its images are being made."""
+    """A claimed job that has not ended."""
 
     claim: Claim
     claimed_at: float = field(default_factory=time.monotonic)
-    decode_s: float = 0.0
-    encodings: dict[int, asyncio.Future[tuple[bytes, float]]] = field(default_factory=dict)
+    full_at: float = 0.0  # the newest image
+    images: dict[int, _Encoded | None] = field(default_factory=dict)  # None: it failed
+    # Partial images and the end are told one after the other, in the order in which they came.
+    telling: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    @property
-    def is_full(self) -> bool:
-        return len(self.encodings) == len(self.claim.job.images)
-
-
-@dataclass(frozen=True)
-class _Image:
-    """One image of a running job."""
-
-    running: _RunningJob
-    index: int
-
-    @property
-    def job_id(self) -> str:
-        return self.running.claim.job.id
-
-    @property
-    def request(self) -> ImageRequest:
-        return self.running.claim.job.images[self.index]
+    def result(self) -> JobResult | None:
+        """Put the images together; None if one failed. Only when all were delivered."""
+        images = [image for _, image in sorted(self.images.items()) if image is not None]
+        if len(images) < len(self.images):
+            return None
+        timings = JobTimings(
+            queue_s=self.claim.queue_s,
+            generation_s=self.full_at - self.claimed_at,
+            decode_s=max(image.pixels_at for image in images) - self.full_at,
+            encode_s=sum(image.seconds for image in images),
+        )
+        return JobResult(images=tuple(image.content for image in images), timings=timings)
 
 
 async def run_worker(
@@ -98,34 +92,45 @@ async def run_worker(
     load_engine: Callable[[], "Engine"],
     metrics: Metrics,
     thread: EngineThread,
+    target_step_s: float,
 ) -> None:
     """Load the model, make a first image, call `on_ready`, then run jobs until cancelled.
 
-    Raises: what `load_engine` and the first image raise, and what the engine raises while its
-    slots are freed after a failed step: no job can run then.
+    Raises: what `load_engine` and the first image raise, and EngineLost.
     """
     with closing(thread):
         await queue.report(WorkerStatus(name=name, phase="loading"))
         engine = await thread.call(load_engine)
         await queue.report(WorkerStatus(name=name, phase="warming_up"))
-        await thread.call(partial(_make_first_image, engine, info))
+        driver = EngineDriver(engine)
+        await thread.call(partial(driver.make_first_image, info))
         worker = Worker(
-            name=name, info=info, queue=queue, engine=engine, metrics=metrics, thread=thread
+            status=WorkerStatus(
+                name=name,
+                phase="ready",
+                num_slots=engine.num_slots,
+                precision=engine.precision.name,
+                is_batch_invariant=engine.batch_invariant,
+            ),
+            info=info,
+            queue=queue,
+            driver=driver,
+            scheduler=Scheduler(num_slots=engine.num_slots, target_step_s=target_step_s),
+            metrics=metrics,
+            thread=thread,
         )
         await worker.report()
-        logger.info("worker ready", extra={"model": info.name, "slots": engine.num_slots})
+        logger.info(
+            "worker ready",
+            extra={
+                "model": info.name,
+                "slots": engine.num_slots,
+                "precision": engine.precision.name,
+                "batch_invariant": engine.batch_invariant,
+            },
+        )
         on_ready()
         await worker.run()
-
-
-def _make_first_image(engine: "Engine", info: ModelInfo) -> None:
-    """Make an image, so that the first request finds everything allocated and proven to work."""
-    engine.admit(ImageRequest(class_id=0, seed=0, sampling=info.sampling))
-    full: list[int] = []
-    while not full:
-        full = engine.step()
-    (pixels,) = engine.decode(full)
-    encode(pixels, "png", {})
 
 
 class Worker:
@@ -134,151 +139,184 @@ class Worker:
     def __init__(
         self,
         *,
-        name: str,
+        status: WorkerStatus,
         info: ModelInfo,
         queue: MemoryJobQueue,
-        engine: "Engine",
+        driver: EngineDriver,
+        scheduler: Scheduler,
         metrics: Metrics,
         thread: EngineThread,
     ) -> None:
-        self._name = name
+        self._status = status
         self._info = info
         self._queue = queue
-        self._engine = engine
+        self._driver = driver
+        self._scheduler = scheduler
         self._metrics = metrics
         self._thread = thread
         self._encoders = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="encode")
-        self._jobs: dict[str, _RunningJob] = {}  # with an image that is not full yet
-        self._waiting: deque[_Image] = deque()  # for a slot
-        self._slots: dict[int, _Image] = {}
-        self._step_s = 0.0
+        self._jobs: dict[str, _RunningJob] = {}
+        self._counters = EngineCounters()
+        self._progress_due_at = 0.0
 
     async def run(self) -> None:
-        """Run jobs until cancelled; a step that fails takes the jobs in the engine with it."""
+        """Run jobs until cancelled.
+
+        Raises: EngineLost, after every job that has not ended was handed back.
+        """
+        lost: BaseException | None = None
         with self._encoders:
-            await self._run_jobs()
+            try:
+                async with asyncio.TaskGroup() as deliveries:
+                    await self._run_jobs(deliveries)
+            except* EngineLost as errors:
+                lost = errors.exceptions[0]
+        if lost is not None:
+            logger.error("%s; its %d jobs are given up", lost, len(self._jobs), exc_info=lost)
+            for running in self._jobs.values():
+                await self._queue.fail(running.claim, str(lost), is_retryable=True)
+            raise lost
 
-    async def _run_jobs(self) -> None:
-        async with asyncio.TaskGroup() as completions:
-            while True:
-                if not self._jobs:
-                    await self._queue.wait_ready()
-                try:
-                    await self._turn(completions)
-                except Exception as error:  # noqa: BLE001 - only the jobs in the engine may fail
-                    await self._fail_all(error)
+    async def _run_jobs(self, deliveries: asyncio.TaskGroup) -> None:
+        while True:
+            if not self._scheduler.job_ids:
+                await self._queue.wait_ready()
+            try:
+                await self._turn(deliveries)
+            except Exception as error:  # noqa: BLE001 - only the jobs in the engine may fail
+                await self._fail_all(error)
 
-    async def _turn(self, completions: asyncio.TaskGroup) -> None:
+    async def _turn(self, deliveries: asyncio.TaskGroup) -> None:
         await self._claim()
-        await self._drop_revoked()
-        await self._admit()
-        full = await self._step()
-        for running in await self._retire(full):
-            completions.create_task(self._complete(running))
+        dropped = await self._drop_revoked()
+        turn = await self._step(dropped, self._scheduler.next_images())
+        self._deliver(turn, deliveries)
+        await self._tell(turn)
 
     async def _claim(self) -> None:
-        room = self._engine.free_slots - len(self._waiting)
-        for claim in await self._queue.claim(room):
-            running = self._jobs[claim.job.id] = _RunningJob(claim)
-            self._waiting.extend(_Image(running, i) for i in range(len(claim.job.images)))
+        for claim in await self._queue.claim(self._scheduler.room()):
+            self._jobs[claim.job.id] = _RunningJob(claim)
+            self._scheduler.add(claim.job, claim.queue_s)
 
-    async def _drop_revoked(self) -> None:
-        revoked = set(await self._queue.revoked(list(self._jobs)))
-        if revoked:
-            for job_id in revoked:
-                del self._jobs[job_id]
-            self._waiting = deque(i for i in self._waiting if i.job_id not in revoked)
-            await self._free([slot for slot, i in self._slots.items() if i.job_id in revoked])
+    async def _drop_revoked(self) -> list[Image]:
+        """Forget jobs that nobody wants; return their images that hold slots."""
+        dropped: list[Image] = []
+        for job_id in await self._queue.revoked(self._scheduler.job_ids):
+            self._jobs.pop(job_id, None)
+            dropped += self._scheduler.drop(job_id)
+        return dropped
 
-    async def _admit(self) -> None:
-        while self._waiting and self._engine.free_slots:
-            image = self._waiting.popleft()
-            slot = await self._thread.call(partial(self._engine.admit, image.request))
-            self._slots[slot] = image
+    async def _step(self, dropped: Sequence[Image], admitted: Sequence[Image]) -> Turn:
+        turn = await self._thread.call(partial(self._driver.turn, dropped, admitted))
+        if turn.shares:
+            self._scheduler.advance(turn.shares, turn.step_s)
+            self._metrics.observe_step(turn.step_s, len(turn.shares), self._status.num_slots)
+        self._scheduler.finish(turn.full)
+        return turn
 
-    async def _step(self) -> list[int]:
-        if not self._slots:
-            return []
-        started = time.monotonic()
-        full = await self._thread.call(self._engine.step)
-        step_s = time.monotonic() - started
-        self._step_s += (step_s - self._step_s) * (SMOOTHING if self._step_s else 1.0)
-        self._metrics.observe_step(step_s, len(self._slots), self._engine.num_slots)
+    def _deliver(self, turn: Turn, deliveries: asyncio.TaskGroup) -> None:
+        """Send what the turn made on its way to the clients."""
+        for preview in turn.previews:
+            running = self._jobs[preview.image.job.id]
+            deliveries.create_task(self._deliver_preview(running, preview))
+        for row, image in enumerate(turn.full):
+            assert turn.pixels is not None
+            running = self._jobs[image.job.id]
+            running.full_at = turn.full_at
+            pixels = partial(turn.pixels.image, row)
+            deliveries.create_task(self._deliver_image(running, image, pixels))
+
+    async def _tell(self, turn: Turn) -> None:
+        """Tell the queue how the worker and its jobs are."""
+        self._counters = turn.counters
         await self.report()
-        return full
+        if (now := time.monotonic()) >= self._progress_due_at:
+            self._progress_due_at = now + PROGRESS_INTERVAL_S
+            await self._queue.progress(self._scheduler.progress())
 
-    async def _retire(self, full: Sequence[int]) -> list[_RunningJob]:
-        """Take full images out of the engine; return the jobs of which they were the last."""
-        if not full:
-            return []
-        started = time.monotonic()
-        all_pixels = await self._thread.call(partial(self._engine.decode, full))
-        decode_s = time.monotonic() - started
-        images = [self._slots.pop(slot) for slot in full]
-        for image, pixels in zip(images, all_pixels, strict=True):
-            image.running.encodings[image.index] = self._encode(image, pixels)
-        concerned = {image.job_id: image.running for image in images}
-        for running in concerned.values():
-            running.decode_s += decode_s
-        await self.report()
-        return [self._jobs.pop(i) for i, running in concerned.items() if running.is_full]
+    async def _deliver_preview(self, running: _RunningJob, preview: Preview) -> None:
+        async with running.telling:
+            encoded = await self._encoded(running, preview.image, lambda: preview.pixels, {})
+            if encoded is not None:
+                partial_image = PartialImage(
+                    index=preview.image.index, content=encoded.content, share=preview.share
+                )
+                await self._queue.add_partial(running.claim, partial_image)
 
-    def _encode(self, image: _Image, pixels: Pixels) -> asyncio.Future[tuple[bytes, float]]:
+    async def _deliver_image(
+        self, running: _RunningJob, image: Image, pixels: Callable[[], Pixels]
+    ) -> None:
         label = self._info.class_labels[image.request.class_id]
         text = provenance(self._info.name, self._info.revision, label, image.request)
-        output_format = image.running.claim.job.output_format
-        return asyncio.get_running_loop().run_in_executor(
-            self._encoders, _encode_timed, pixels, output_format, text
-        )
-
-    async def _complete(self, running: _RunningJob) -> None:
-        claim, generation_s = running.claim, time.monotonic() - running.claimed_at
-        futures = [running.encodings[i] for i in range(len(claim.job.images))]
-        await asyncio.wait(futures)
-        if error := next((e for future in futures if (e := future.exception())), None):
-            logger.error("encoding failed", exc_info=error, extra={"job": claim.job.id})
-            await self._queue.fail(claim, f"encoding failed: {type(error).__name__}")
+        running.images[image.index] = await self._encoded(running, image, pixels, text)
+        if len(running.images) < len(image.job.images):
             return
-        images, seconds = zip(*(future.result() for future in futures), strict=True)
-        timings = JobTimings(
-            queue_s=claim.queue_s,
-            generation_s=generation_s - running.decode_s,
-            decode_s=running.decode_s,
-            encode_s=sum(seconds),
+        async with running.telling:
+            self._jobs.pop(image.job.id, None)
+            result = running.result()
+            if result is not None and await self._queue.complete(running.claim, result):
+                self._metrics.observe_job(result.timings, len(result.images))
+
+    async def _encoded(
+        self,
+        running: _RunningJob,
+        image: Image,
+        pixels: Callable[[], Pixels],
+        text: dict[str, str],
+    ) -> _Encoded | None:
+        """Encode an image when its pixels are there; if that fails, fail its job."""
+        encoding = asyncio.get_running_loop().run_in_executor(
+            self._encoders, _encode, pixels, image.job.output_format, text
         )
-        if await self._queue.complete(claim, JobResult(images=images, timings=timings)):
-            self._metrics.observe_job(timings, len(images))
+        await asyncio.wait([encoding])
+        error = encoding.exception()
+        if error is None:
+            return encoding.result()
+        if is_lost(error):
+            raise EngineLost(f"the device failed while it decoded: {_first_line(error)}") from error
+        # Its other images are dropped at the next turn, like those of every job that has ended.
+        if await self._queue.fail(running.claim, f"an image failed: {type(error).__name__}"):
+            logger.error("an image failed", exc_info=error, extra={"job": image.job.id})
+        return None
 
     async def _fail_all(self, error: Exception) -> None:
-        """Fail every job that the engine holds and free its slots."""
-        logger.error("a step failed, and its %d jobs with it", len(self._jobs), exc_info=error)
-        failed, self._jobs = self._jobs, {}
-        self._waiting.clear()
-        for running in failed.values():
-            await self._queue.fail(running.claim, f"the engine failed: {type(error).__name__}")
-        await self._free(list(self._slots))
+        """Fail every job that the engine holds and free its slots.
 
-    async def _free(self, slots: Sequence[int]) -> None:
-        for slot in slots:
-            await self._thread.call(partial(self._engine.cancel, slot))
-            del self._slots[slot]
+        Raises: EngineLost if the engine cannot go on.
+        """
+        if is_lost(error):
+            raise EngineLost(f"the device failed in a step: {_first_line(error)}") from error
+        failed = self._scheduler.job_ids
+        logger.error("a step failed, and its %d jobs with it", len(failed), exc_info=error)
+        for job_id in failed:
+            self._scheduler.drop(job_id)
+            claim = self._jobs.pop(job_id).claim
+            await self._queue.fail(claim, f"the engine failed: {type(error).__name__}")
+        try:
+            await self._thread.call(self._driver.clear)
+        except RuntimeError as second:
+            raise EngineLost(f"the slots cannot be freed: {_first_line(second)}") from second
         await self.report()
 
     async def report(self) -> None:
         """Tell the queue how this worker is."""
-        await self._queue.report(
-            WorkerStatus(
-                name=self._name,
-                phase="ready",
-                num_slots=self._engine.num_slots,
-                free_slots=self._engine.free_slots,
-                step_s=self._step_s,
-            )
+        status = replace(
+            self._status,
+            free_slots=self._status.num_slots - self._scheduler.num_running,
+            step_s=self._scheduler.step_s,
+            steps_left=self._scheduler.steps_left,
+            counters=self._counters,
         )
+        await self._queue.report(status)
 
 
-def _encode_timed(
-    pixels: Pixels, output_format: OutputFormat, text: dict[str, str]
-) -> tuple[bytes, float]:
-    started = time.monotonic()
-    return encode(pixels, output_format, text), time.monotonic() - started
+def _encode(
+    pixels: Callable[[], Pixels], output_format: OutputFormat, text: dict[str, str]
+) -> _Encoded:
+    image, started = pixels(), time.monotonic()
+    content = encode(image, output_format, text)
+    return _Encoded(content, pixels_at=started, seconds=time.monotonic() - started)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]

@@ -1,10 +1,12 @@
 """`bar generate`: images without a server, the same bytes that a server would answer with.
 
-A request goes through the checks of the HTTP interface and then to the slow, obvious generator.
+A request goes through the checks of the HTTP interface and then to an engine of the same settings:
+on one machine, what differs between the two is who waits.
 """
 
 import argparse
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -29,8 +31,7 @@ FORMATS: dict[str, OutputFormat] = {
     ".jpeg": "jpeg",
     ".webp": "webp",
 }
-BATCH_SIZE = 32  # images at a time; memory grows with it, speed hardly beyond
-SETTINGS = (*MODEL_SETTINGS, "device")
+SETTINGS = (*MODEL_SETTINGS, "device", "dtype", "batch_invariant", "threads", "num_slots")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -102,15 +103,18 @@ def _request(values: dict[str, Any]) -> GenerationRequest:
 
 def _generate(job: Job, info: ModelInfo, settings: Settings) -> Pixels:
     # Torch, after everything that can be refused without it.
-    from model.checkpoint import load_model  # noqa: PLC0415
-    from model.generate import generate  # noqa: PLC0415
-    from service.engine_loader import choose_device  # noqa: PLC0415
+    from service.engine_loader import load_engine  # noqa: PLC0415
 
-    generator, tokenizer = load_model(info, device=choose_device(settings.device))
-    starts = range(0, len(job.images), BATCH_SIZE)
-    return np.concatenate(
-        [generate(generator, tokenizer, job.images[i : i + BATCH_SIZE]) for i in starts]
-    )
+    engine = load_engine(info, settings)
+    waiting, images = deque(enumerate(job.images)), dict[int, Pixels]()
+    indices: dict[int, int] = {}  # of the images in the slots
+    while waiting or indices:
+        while waiting and engine.free_slots:
+            index, request = waiting.popleft()
+            indices[engine.admit(request)] = index
+        if full := engine.step():
+            images |= zip((indices.pop(slot) for slot in full), engine.decode(full), strict=True)
+    return np.stack([images[index] for index in range(len(job.images))])
 
 
 def _files(output: Path, job: Job, images: Pixels, info: ModelInfo) -> Iterator[tuple[Path, bytes]]:

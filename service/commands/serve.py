@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from model.zoo import ModelInfo
 from service import __version__, logs
 from service.commands.flags import add_settings_flags, find_model
+from service.errors import EngineLost
 from service.server import bind, bootstrap, serve
 from service.settings import Settings
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT; 1 if the engine was lost, and a new process is needed.
 
     Raises: BarError and CheckpointError say in one line why the process cannot start.
     """
@@ -47,16 +48,22 @@ def main(argv: Sequence[str]) -> int:
             # Torch: in the engine's thread, while the server is up already.
             from service.engine_loader import load_engine  # noqa: PLC0415
 
-            return load_engine(info, settings.device, settings.num_slots)
+            return load_engine(info, settings)
 
         service = bootstrap(settings, info, load)
-        asyncio.run(serve(service, listener, lambda: _say(f"Ready. Try:\n{_example(info, url)}")))
+        status = 0
+        try:
+            asyncio.run(
+                serve(service, listener, lambda: _say(f"Ready. Try:\n{_example(info, url)}"))
+            )
+        except EngineLost:  # which the worker has logged
+            status = 1
     if service.thread.is_busy:
         # A load or a step cannot be interrupted and Python would wait for it, beyond any grace
         # time; nobody wants what it makes.
         logging.shutdown()
-        os._exit(0)
-    return 0
+        os._exit(status)
+    return status
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from PIL import Image
 from service import __version__
 from service.errors import StartupError
 from service.jobs import JobState
-from tests.service.fakes import IMAGE_SIZE, FakeEngine, fake_info
+from tests.service.fakes import IMAGE_SIZE, FakeEngine, FakePrecision, fake_info
 from tests.service.harness import URL, error_of, expected_png, make_service, running
 
 pytestmark = pytest.mark.anyio
@@ -212,6 +212,29 @@ async def test_models_are_listed_with_their_defaults_and_limits() -> None:
         assert card == (await h.client.get("/v1/models/digits")).json()
 
 
+@pytest.mark.parametrize(("precision", "is_invariant", "expected"), [
+    ("float32", True, {"precision": "float32", "is_exact": True, "determinism": "bitwise"}),
+    ("bfloat16", False, {"precision": "bfloat16", "is_exact": True, "determinism": "numeric"}),
+    ("fp8", True, {"precision": "fp8", "is_exact": False, "determinism": "bitwise"}),
+])  # fmt: skip
+async def test_a_model_says_how_far_its_images_are_determined(
+    precision: str, is_invariant: bool, expected: dict[str, Any]
+) -> None:
+    """Precision and determinism are the engine's; fp8 is labelled as not exact."""
+    engine = FakeEngine()
+    engine.precision, engine.batch_invariant = FakePrecision(precision), is_invariant
+    async with running(engine) as h:
+        assert expected == (await h.client.get("/v1/models/digits")).json()["numerics"]
+
+
+async def test_numerics_are_unknown_while_the_model_loads() -> None:
+    """What "auto" becomes is known once there is an engine."""
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with running(engine, is_ready=False) as h:
+        assert (await h.client.get("/v1/models/digits")).json()["numerics"] is None
+
+
 async def test_classes_are_listed_and_searched() -> None:
     """/v1/classes gives all classes in order, or those that match."""
     async with running() as h:
@@ -246,13 +269,12 @@ async def test_docs_work_without_any_other_network() -> None:
 
 
 async def test_the_openapi_document_says_what_is_answered() -> None:
-    """It has image answers, the error envelope for each status, and no 422."""
+    """It has image and event answers, the error envelope for each status, and no 422."""
     async with running() as h:
         document = (await h.client.get("/openapi.json")).json()
         replies = document["paths"][URL]["post"]["responses"]
-        assert {"application/json", "image/png", "image/jpeg", "image/webp"} == set(
-            replies["200"]["content"]
-        )
+        images = {"image/png", "image/jpeg", "image/webp"}
+        assert {"application/json", "text/event-stream"} | images == set(replies["200"]["content"])
         for status in ("400", "404", "406", "413", "415", "429", "500", "503", "504"):
             schema = replies[status]["content"]["application/json"]["schema"]
             assert "#/components/schemas/ErrorBody" == schema["$ref"]

@@ -77,7 +77,11 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"class_id": 1, "metadata": {"a": "x" * 513}}, "metadata"),
     ({"class_id": 1, "metadata": {str(n): "" for n in range(17)}}, "metadata"),
     ({"class_id": 1, "metadata": []}, "metadata"),
-    ({"class_id": 1, "priority": "high"}, "priority"),
+    ({"class_id": 1, "priority": "urgent"}, "priority"),
+    ({"class_id": 1, "priority": 1}, "priority"),
+    ({"class_id": 1, "partial_images": -1}, "partial_images"),
+    ({"class_id": 1, "partial_images": 4}, "partial_images"),
+    ({"class_id": 1, "partial_images": True}, "partial_images"),
     ({"class_id": 1, "async": True}, "async"),
     ({"class_id": 1, "__proto__": {}}, "__proto__"),
 ]  # fmt: skip
@@ -188,7 +192,7 @@ async def test_a_body_not_declared_as_json_is_415(declared: str | None) -> None:
 async def test_an_accept_header_without_our_types_is_406() -> None:
     """What cannot be produced is refused before anything is generated."""
     async with running() as h:
-        reply = await h.generate({"accept": "text/event-stream"}, class_id=1)
+        reply = await h.generate({"accept": "text/html"}, class_id=1)
         assert (406, "not_acceptable") == (reply.status_code, error_of(reply)["code"])
         assert 0 == (await h.queue.stats()).num_accepted
 

@@ -17,7 +17,9 @@ def test_flags_win_over_the_environment_over_defaults() -> None:
 @pytest.mark.parametrize(("flags", "environ", "message"), [
     ({"port": "http"}, {}, r"^--port: .*integer.*'http'"),
     ({}, {"BAR_PORT": "tcp://10.0.0.1:80"}, r"^BAR_PORT: .*integer.*'tcp://10.0.0.1:80'"),
-    ({"num_slots": "0"}, {}, r"^--num-slots: .*greater than or equal to 1.*'0'"),
+    ({"num_slots": "-1"}, {}, r"^--num-slots: .*greater than or equal to 0.*'-1'"),
+    ({"dtype": "float16"}, {}, r"^--dtype: .*'auto'.*'float16'"),
+    ({"target_step_s": "inf"}, {}, r"^--target-step-s: .*finite"),
     ({"max_timeout_s": "nan"}, {}, r"^--max-timeout-s: .*finite"),
     ({"log_level": "loud"}, {}, r"^--log-level: .*'debug'.*'loud'"),
     ({"default_timeout_s": "700"}, {}, r"700 is longer than max_timeout_s 600"),

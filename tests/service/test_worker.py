@@ -3,16 +3,15 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from model.config import ImageRequest
 from service.jobs import JobState, QueueStats
-from tests.service.fakes import NUM_STEPS, FakeEngine
+from tests.service.fakes import NUM_STEPS, FakeDecoding, FakeEngine
 from tests.service.harness import Harness, error_of, expected_png, running
 
 pytestmark = pytest.mark.anyio
@@ -148,9 +147,9 @@ async def test_an_image_that_cannot_be_encoded_fails_its_job(
     class Misshapen(FakeEngine):
         is_broken = False
 
-        def decode(self, slots: Sequence[int]) -> NDArray[np.uint8]:
-            pixels = super().decode(slots)
-            return pixels[:, :0] if self.is_broken else pixels
+        def start_decode(self, slots: Sequence[int]) -> FakeDecoding:
+            decoding = super().start_decode(slots)
+            return replace(decoding, pixels=decoding.pixels[:, :0]) if self.is_broken else decoding
 
     engine = Misshapen()
     async with running(engine) as h:
@@ -158,7 +157,7 @@ async def test_an_image_that_cannot_be_encoded_fails_its_job(
         assert 500 == (await h.generate(class_id=1)).status_code
         engine.is_broken = False
         assert 200 == (await h.generate(class_id=1)).status_code
-    assert ["encoding failed"] == [r.message for r in caplog.records if r.levelname == "ERROR"]
+    assert ["an image failed"] == [r.message for r in caplog.records if r.levelname == "ERROR"]
 
 
 async def test_timings_say_where_the_time_went() -> None:

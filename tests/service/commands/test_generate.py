@@ -8,23 +8,32 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.checkpoint import load_model
 from model.config import ImageRequest
-from model.generate import generate
 from model.zoo import resolve
 from service.commands.generate import main
+from service.engine_loader import load_engine
 from service.errors import BarError, InvalidRequest
 from service.images import encode, provenance
+from service.settings import Settings
 
 
 def expected(directory: Path, class_id: int, seed: int) -> bytes:
-    """Return the PNG that the slow generator's image becomes."""
+    """Return the PNG that the image of an engine of the default settings becomes."""
     info = resolve(directory)
     request = ImageRequest(class_id=class_id, seed=seed, sampling=info.sampling)
-    generator, tokenizer = load_model(info)
-    (pixels,) = generate(generator, tokenizer, [request])
+    engine = load_engine(info, Settings.load({"threads": 1}, {}))
+    slot = engine.admit(request)
+    while not engine.step():
+        pass
+    (pixels,) = engine.decode([slot])
     text = provenance(info.name, info.revision, info.class_labels[class_id], request)
     return encode(pixels, "png", text)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the other cores to the other tests."""
+    monkeypatch.setenv("BAR_THREADS", "1")
 
 
 def test_one_image_goes_into_its_file(

@@ -19,7 +19,7 @@ from service.commands.generate import main as generate_main
 def server(tiny_model_dir: Path) -> Iterator["subprocess.Popen[str]"]:
     """A server of the tiny model on a free port."""
     command = [sys.executable, "-m", "service", "serve", "--model", str(tiny_model_dir),
-               "--port", "0", "--num-slots", "4"]  # fmt: skip
+               "--port", "0", "--num-slots", "4", "--threads", "1"]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -62,7 +62,8 @@ def test_server_and_command_line_make_the_same_image(
     )  # fmt: skip
     output = tmp_path / "bee.png"
     generate_main(["--model", str(tiny_model_dir), "--class", "bee", "--seed", "12",
-                   "--order", "random", "--output", str(output)])  # fmt: skip
+                   "--order", "random", "--num-slots", "4", "--threads", "1",
+                   "--output", str(output)])  # fmt: skip
     assert output.read_bytes() == single.content
     assert 12 == data[1]["seed"]
     assert single.headers["x-seed"] == "12"

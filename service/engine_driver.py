@@ -1,0 +1,196 @@
+"""The engine's thread, and what runs in it: one turn of the engine at a time.
+
+An engine is not thread-safe and its calls are long, so one thread makes all of them while the
+event loop waits. A turn is one hop into that thread: slots are freed and filled, a step is made,
+what is full starts to be decoded. Torch is not imported here: the engine comes from outside, and
+its errors are told apart by their names.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from model.config import ImageRequest
+from model.zoo import ModelInfo
+from service.images import Pixels, encode
+from service.jobs import EngineCounters
+from service.scheduler import Image
+
+if TYPE_CHECKING:
+    from model.engine import Engine
+    from model.fast_decoder import Decoding
+
+T = TypeVar("T")
+
+
+def is_lost(error: BaseException) -> bool:
+    """Say whether `error` comes from CUDA and is not about memory: nothing works after it."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if "OutOfMemoryError" in names:
+        return False
+    said = str(error)
+    return "AcceleratorError" in names or (
+        isinstance(error, RuntimeError) and ("CUDA" in said or "cuDNN" in said)
+    )
+
+
+class EngineThread:
+    """The one thread that calls the engine."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._last: Future[Any] | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call is running, which nothing can interrupt."""
+        return self._last is not None and not self._last.done()
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Return what `function` returns, called in the thread."""
+        future = self._last = self._pool.submit(function)
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """Let the thread end after its current call."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class ArrivingPixels:
+    """The pixels of images that were full at the same step, or why there are none."""
+
+    def __init__(self, decoding: "Decoding | RuntimeError") -> None:
+        self._decoding = decoding
+        self._lock = threading.Lock()  # one thread waits for the device, the others for it
+
+    def image(self, row: int) -> Pixels:
+        """Wait for the pixels and return those of one image. Any thread may call it.
+
+        Raises what went wrong with the decoding.
+        """
+        if isinstance(self._decoding, RuntimeError):
+            raise self._decoding
+        with self._lock:
+            images = self._decoding.images()
+        pixels: Pixels = images[row]
+        return pixels
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What is drawn of an image that is not finished."""
+
+    image: Image
+    pixels: Pixels
+    share: float
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one turn did."""
+
+    counters: EngineCounters
+    step_s: float = 0.0
+    shares: dict[Image, float] = field(default_factory=dict)  # of tokens drawn; empty: no step
+    previews: list[Preview] = field(default_factory=list)
+    full: list[Image] = field(default_factory=list)  # out of their slots, in the pixels' order
+    pixels: ArrivingPixels | None = None
+    full_at: float = 0.0
+
+
+class EngineDriver:
+    """Knows which image is in which slot. Everything here runs in the engine's thread."""
+
+    def __init__(self, engine: "Engine") -> None:
+        self._engine = engine
+        self._images: dict[int, Image] = {}  # by slot
+
+    def turn(self, dropped: Sequence[Image], admitted: Sequence[Image]) -> Turn:
+        """Free the slots of `dropped` images, fill free ones with `admitted`, make one step and
+        begin to decode what is full.
+
+        Raises what the engine raises; call `clear` then.
+        """
+        engine, images = self._engine, self._images
+        for slot in [slot for slot, image in images.items() if image in dropped]:
+            engine.cancel(slot)
+            del images[slot]
+        for image in admitted:
+            images[engine.admit(image.request)] = image
+        if not images:
+            return Turn(self._counters())
+        started = time.monotonic()
+        full = engine.step()
+        full_at = time.monotonic()
+        shares = {slot: engine.progress(slot) for slot in images}
+        previews = self._previews(shares)
+        pixels = self._start_decode(full) if full else None
+        return Turn(
+            counters=self._counters(),
+            step_s=full_at - started,
+            shares={images[slot]: share for slot, share in shares.items()},
+            previews=previews,
+            full=[images.pop(slot) for slot in full],
+            pixels=pixels,
+            full_at=full_at,
+        )
+
+    def clear(self) -> None:
+        """Free all slots."""
+        self._images.clear()
+        for slot in range(self._engine.num_slots):
+            with suppress(KeyError):  # not occupied
+                self._engine.cancel(slot)
+
+    def make_first_image(self, info: ModelInfo) -> None:
+        """Make an image, so that the first request finds everything allocated and proven to work.
+
+        Only while no slot is occupied.
+        """
+        self._engine.admit(ImageRequest(class_id=0, seed=0, sampling=info.sampling))
+        full: list[int] = []
+        while not full:
+            full = self._engine.step()
+        (pixels,) = self._engine.start_decode(full).images()
+        encode(pixels, "png", {})
+
+    def _start_decode(self, full: Sequence[int]) -> ArrivingPixels:
+        """Begin to decode full slots, which are free afterwards, whatever happens.
+
+        Torch's errors all are RuntimeErrors; they end the full images alone.
+        """
+        try:
+            return ArrivingPixels(self._engine.start_decode(full))
+        except RuntimeError as error:
+            for slot in full:
+                self._engine.cancel(slot)
+            return ArrivingPixels(error)
+
+    def _previews(self, shares: dict[int, float]) -> list[Preview]:
+        due = [slot for slot, share in shares.items() if _is_preview_due(self._images[slot], share)]
+        if not due:
+            return []
+        rows = zip(due, self._engine.preview(due), strict=True)
+        return [Preview(self._images[slot], pixels, shares[slot]) for slot, pixels in rows]
+
+    def _counters(self) -> EngineCounters:
+        engine = self._engine
+        return EngineCounters(
+            prefix_hits=engine.prefixes.hits,
+            prefix_misses=engine.prefixes.misses,
+            out_of_memory=engine.num_out_of_memory,
+            stage_s=dict(engine.stopwatch.seconds),
+        )
+
+
+def _is_preview_due(image: Image, share: float) -> bool:
+    """Say whether the step that made `share` of an image passed one of its even thresholds."""
+    job = image.job
+    parts, tokens = job.partial_images + 1, round(share * job.num_steps)
+    before = (tokens - 1) * parts // job.num_steps
+    return parts > 1 and share < 1 and tokens * parts // job.num_steps > before
