@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from model.config import PRESETS
-from service.commands.flags import MODEL_SETTINGS, add_settings_flags, find_model
+from service.commands.flags import MODEL_SETTINGS, add_settings_flags, find_model, positive_int
 from service.errors import StartupError
 from service.images import encode
 from service.settings import Settings
@@ -38,13 +38,18 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="draw the weights of a published model instead of loading them: as fast, no download",
     )
-    parser.add_argument("--batch", type=int, default=16, metavar="N", help="slots (default: 16)")
     parser.add_argument(
-        "--images", type=int, metavar="M", help="images of each run (default: the batch)"
+        "--batch", type=positive_int, default=16, metavar="N", help="slots (default: 16)"
     )
-    parser.add_argument("--runs", type=int, default=3, metavar="N", help="(default: 3)")
     parser.add_argument(
-        "--dtype", default="auto", help="auto, float32, bfloat16 or fp8 (default: auto)"
+        "--images", type=positive_int, metavar="M", help="images of each run (default: the batch)"
+    )
+    parser.add_argument("--runs", type=positive_int, default=3, metavar="N", help="(default: 3)")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=["auto", "float32", "bfloat16", "fp8"],
+        help="(default: auto)",
     )
     parser.add_argument("--against", choices=["twin"], help="run the slow generator in turn")
     parser.add_argument(

@@ -15,9 +15,11 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
+from service.commands.flags import positive_float, positive_int
 from service.errors import StartupError
 
 PROGRESS_S = 2.0  # between two lines of progress
@@ -59,19 +61,43 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bar bench http", description="Load a running service, and report how it answers."
     )
-    parser.add_argument("--url", default="http://127.0.0.1:8000", help="(default: %(default)s)")
-    parser.add_argument("--requests", type=int, default=200, metavar="N", help="(default: 200)")
+    parser.add_argument(
+        "--url", type=_address, default="http://127.0.0.1:8000", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--requests", type=positive_int, default=200, metavar="N", help="(default: 200)"
+    )
     load = parser.add_mutually_exclusive_group()
     load.add_argument(
-        "--concurrency", type=int, default=16, metavar="N", help="closed loop: clients (default 16)"
+        "--concurrency",
+        type=positive_int,
+        default=16,
+        metavar="N",
+        help="closed loop: clients (default 16)",
     )
-    load.add_argument("--rate", type=float, metavar="R", help="open loop: mean requests a second")
+    load.add_argument(
+        "--rate", type=positive_float, metavar="R", help="open loop: mean requests a second"
+    )
     parser.add_argument(
-        "--goal-ms", type=float, default=1000.0, help="answers within it are goodput (default 1000)"
+        "--goal-ms",
+        type=positive_float,
+        default=1000.0,
+        help="answers within it are goodput (default 1000)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of classes and arrivals (default 0)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     return parser
+
+
+def _address(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        is_address = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # of a port that is no number, or beyond 65535
+        is_address = False
+    if not is_address:
+        raise argparse.ArgumentTypeError(f"must be an address like http://HOST:PORT, got {text!r}")
+    return text
 
 
 async def _measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -81,8 +107,8 @@ async def _measure(options: argparse.Namespace) -> dict[str, Any]:
         classes = await _num_classes(client)
         before = await _step_counters(client)
 
-        async def ask() -> None:
-            await _ask(client, rng.randrange(classes), results)
+        async def ask(due: float) -> None:
+            await _ask(client, rng.randrange(classes), due, results)
 
         started = time.perf_counter()
         progress = asyncio.create_task(_tell_progress(results, options.requests))
@@ -96,30 +122,31 @@ async def _measure(options: argparse.Namespace) -> dict[str, Any]:
     return _report(results, elapsed_s, options, before, after)
 
 
-async def _closed_loop(ask: Callable[[], Awaitable[None]], requests: int, clients: int) -> None:
+# Sends one request that was due at this time, on the clock of `time.perf_counter`.
+Ask = Callable[[float], Awaitable[None]]
+
+
+async def _closed_loop(ask: Ask, requests: int, clients: int) -> None:
     left = iter(range(requests))
 
     async def client() -> None:
         for _ in left:
-            await ask()
+            await ask(time.perf_counter())
 
     await asyncio.gather(*(client() for _ in range(clients)))
 
 
-async def _open_loop(
-    ask: Callable[[], Awaitable[None]], requests: int, rate: float, rng: random.Random
-) -> None:
+async def _open_loop(ask: Ask, requests: int, rate: float, rng: random.Random) -> None:
     arrival, asking = time.perf_counter(), []
     for _ in range(requests):
         arrival += rng.expovariate(rate)
         # Due times, not pauses: a late wake-up must not lower the rate.
         await asyncio.sleep(max(0.0, arrival - time.perf_counter()))
-        asking.append(asyncio.ensure_future(ask()))
+        asking.append(asyncio.ensure_future(ask(arrival)))
     await asyncio.gather(*asking)
 
 
-async def _ask(client: httpx.AsyncClient, class_id: int, results: Results) -> None:
-    started = time.perf_counter()
+async def _ask(client: httpx.AsyncClient, class_id: int, due: float, results: Results) -> None:
     try:
         answer = await client.post(
             "/v1/generations", json={"class_id": class_id}, headers={"accept": "image/png"}
@@ -128,7 +155,7 @@ async def _ask(client: httpx.AsyncClient, class_id: int, results: Results) -> No
         results.count_failure(type(error).__name__)
         return
     if answer.is_success:
-        results.latencies_s.append(time.perf_counter() - started)
+        results.latencies_s.append(time.perf_counter() - due)
     else:
         results.count_failure(str(answer.status_code))
 
@@ -140,17 +167,26 @@ async def _num_classes(client: httpx.AsyncClient) -> int:
         return len(answer.json()["data"])
     except httpx.HTTPError as error:
         raise StartupError(f"no service answers at {client.base_url}: {error}") from None
+    except (ValueError, KeyError, TypeError):
+        raise StartupError(f"what answers at {client.base_url} is not bar-serve") from None
 
 
-async def _step_counters(client: httpx.AsyncClient) -> dict[str, float]:
-    """Read the sums and counts of the step histograms, all models together."""
-    wanted = ("bar_batch_fill_ratio_count", "bar_batch_fill_ratio_sum")
-    totals = dict.fromkeys(wanted, 0.0)
-    for line in (await client.get("/metrics")).text.splitlines():
+async def _step_counters(client: httpx.AsyncClient) -> tuple[float, float]:
+    """Read how many steps the service made and the sum of their fill, all models together.
+
+    Zeros where the service shows no metrics.
+    """
+    totals = dict.fromkeys(("bar_batch_fill_ratio_count", "bar_batch_fill_ratio_sum"), 0.0)
+    try:
+        answer = await client.get("/metrics")
+    except httpx.HTTPError:
+        return 0.0, 0.0
+    for line in answer.text.splitlines():
         name, _, value = line.replace("{", " {", 1).partition(" ")
         if name in totals:
             totals[name] += float(value.rsplit(" ", 1)[-1])
-    return totals
+    steps, fill = totals.values()
+    return steps, fill
 
 
 async def _tell_progress(results: Results, requests: int) -> None:
@@ -163,11 +199,11 @@ def _report(
     results: Results,
     elapsed_s: float,
     options: argparse.Namespace,
-    before: dict[str, float],
-    after: dict[str, float],
+    before: tuple[float, float],
+    after: tuple[float, float],
 ) -> dict[str, Any]:
     latencies = sorted(results.latencies_s)
-    steps, fill = (after[name] - before[name] for name in after)
+    steps, fill = after[0] - before[0], after[1] - before[1]
     within = sum(1000 * latency <= options.goal_ms for latency in latencies)
     report: dict[str, Any] = {
         "loop": f"open, {options.rate:g}/s" if options.rate else f"closed, {options.concurrency}",
@@ -184,6 +220,6 @@ def _report(
         if latencies:
             rank = min(len(latencies) - 1, len(latencies) * percent // 100)
             report[f"p{percent}_ms"] = 1000 * latencies[rank]
-    if steps:
+    if steps > 0:
         report["batch_fill"] = fill / steps
     return report

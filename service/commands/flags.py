@@ -1,6 +1,7 @@
 """What the subcommands share: flags that are settings, and the model that they name."""
 
 import argparse
+import math
 from collections.abc import Iterable
 
 from model.zoo import ModelInfo, resolve
@@ -21,6 +22,24 @@ def add_settings_flags(parser: argparse.ArgumentParser, names: Iterable[str]) ->
             parser.add_argument(flag, action=boolean, default=None, help=text)
         else:
             parser.add_argument(flag, metavar=name.rpartition("_")[2].upper(), help=text)
+
+
+def positive_int(text: str) -> int:
+    """Parse a flag's whole number of at least 1; argparse shows the message."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
+    return int(text)
+
+
+def positive_float(text: str) -> float:
+    """Parse a flag's number above 0; argparse shows the message."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return value
 
 
 def find_model(settings: Settings) -> ModelInfo:
