@@ -5,7 +5,6 @@ the slow twin runs both in one process, in turn, on the same weights and classes
 are noisy and ratios from one run are worth more than figures from two.
 """
 
-import gc
 import resource
 import statistics
 import sys
@@ -207,21 +206,22 @@ def _report(
 
 def measure_peaks(device: torch.device, dtype: torch.dtype) -> Peaks:
     """Measure large products and large reads, the two ceilings of a roofline."""
-    size = 2048 if device.type == "cpu" else 8192
+    is_cpu = device.type == "cpu"
+    size, times = (2048, 3) if is_cpu else (8192, 10)
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    product_s = min(_seconds(lambda: torch.mm(a, b), device))
+    product_s = min(_seconds(lambda: torch.mm(a, b), device, times))
     # Beyond every cache: what streams from memory is what weights do.
-    memory = torch.ones(1 << (28 if device.type == "cpu" else 30), device=device)
-    read_s = min(_seconds(memory.sum, device))
+    memory = torch.ones(1 << (27 if is_cpu else 30), device=device)
+    read_s = min(_seconds(memory.sum, device, times))
     return Peaks(2 * size**3 / product_s, memory.nbytes / read_s)
 
 
 def _median_s(function: Callable[[], object], device: torch.device) -> float:
-    return statistics.median(_seconds(function, device))
+    return statistics.median(_seconds(function, device, 20))
 
 
-def _seconds(function: Callable[[], object], device: torch.device) -> Iterator[float]:
-    for _ in range(5):
+def _seconds(function: Callable[[], object], device: torch.device, times: int) -> Iterator[float]:
+    for _ in range(times):
         if device.type == "cuda":
             torch.cuda.synchronize()
         started = time.perf_counter()
@@ -229,7 +229,6 @@ def _seconds(function: Callable[[], object], device: torch.device) -> Iterator[f
         if device.type == "cuda":
             torch.cuda.synchronize()
         yield time.perf_counter() - started
-    gc.collect()
 
 
 def _peak_memory(device: torch.device) -> int:
