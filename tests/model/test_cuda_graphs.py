@@ -7,40 +7,8 @@ from model.cuda_graphs import MAX_GRAPHS, StepPlan, StepRunner
 from model.engine import Engine
 from model.generate import generate
 from model.precision import Precision
+from tests.model.pretend_graphs import PretendGraphs
 from tests.model.tiny import request, tiny_config, tiny_generator, tiny_tokenizer
-
-
-class PretendGraph:
-    """Replays a plan by running it."""
-
-    def __init__(self, runner: "PretendGraphs", plan: StepPlan) -> None:
-        self.runner, self.plan = runner, plan
-
-    def replay(self) -> None:
-        self.runner.log.append(("replay", self.plan))
-        self.runner._run(self.plan)
-
-
-class PretendGraphs(StepRunner):
-    """What a runner does on a GPU, noted down; nothing runs while a plan is captured."""
-
-    def __init__(self, run: object, fail_capture: bool = False) -> None:
-        super().__init__(run, torch.device("cpu"))  # type: ignore[arg-type]
-        self.has_graphs, self.fail_capture = True, fail_capture
-        self.log: list[tuple[str, StepPlan]] = []
-
-    def _capture(self, plan: StepPlan) -> torch.cuda.CUDAGraph:
-        self.log.append(("capture", plan))
-        if self.fail_capture:
-            raise torch.OutOfMemoryError
-        self._pool = "alive"
-        return PretendGraph(self, plan)  # type: ignore[return-value]
-
-    def _stay_close(self) -> None:
-        """Nothing runs behind the host's back here."""
-
-    def _wait(self) -> None:
-        """Neither does a graph."""
 
 
 class Step:
