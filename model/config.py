@@ -336,7 +336,7 @@ PRESETS: dict[str, Preset] = {
             decoder=VitConfig(width=128, depth=3, num_heads=4, mlp_width=512),
             encoder_table_size=4,
         ),
-        sampling=SamplingConfig(guidance_scale=3.0, temperature=1.5, unmask_schedule=(6, 6, 6, 6)),
+        sampling=SamplingConfig(guidance_scale=2.0, temperature=2.0, unmask_schedule=(6, 6, 6, 6)),
     ),
     "bar-b-patch4": Preset(
         generator=GeneratorConfig(grid_size=16, patch_size=4, bits_per_latent=16, **_BASE),

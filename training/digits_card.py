@@ -21,7 +21,7 @@ from training.digits_evaluation import (
     Figures,
     SampleFigures,
 )
-from training.pictures import save_grid, save_heatmaps, save_pairs, tile, write_png
+from training.pictures import Pixels, save_grid, save_heatmaps, save_pairs, tile, write_png
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 CARD_FILE = "README.md"
@@ -68,8 +68,15 @@ def _save_guidance_temperature(path: Path, evaluator: DigitsEvaluator) -> None:
         for temperature in TEMPERATURES:
             sampling = replace(evaluator.sampling, guidance_scale=guidance, temperature=temperature)
             images = evaluator.draw(sampling, per_class=1).images
-            sheets.append(tile(images, num_columns=5))
+            sheets.append(tile(_halved(images), num_columns=5))
     write_png(path, tile(np.stack(sheets), num_columns=len(TEMPERATURES)))
+
+
+def _halved(images: Pixels) -> Pixels:
+    """Average 2×2 pixels, so that two hundred images make a picture of a friendly size."""
+    count, height, width, channels = images.shape
+    blocks = images.reshape(count, height // 2, 2, width // 2, 2, channels)
+    return np.asarray(blocks.mean(axis=(2, 4)), dtype=np.uint8)
 
 
 def card_text(info: ModelInfo, figures: Figures) -> str:

@@ -35,7 +35,7 @@ IMAGES_PER_CLASS = 100
 BATCH_SIZE = 250
 NUM_HALVES = 20
 GUIDANCE_SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)
-TEMPERATURES = (0.5, 1.0, 1.5, 2.0)
+TEMPERATURES = (1.0, 1.5, 2.0, 2.5)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,16 +52,18 @@ class Judge(nn.Module):
         return logits
 
 
-def train_judge(images: LabelledImages, num_classes: int, seed: int = 0) -> Judge:
+def train_judge(
+    images: LabelledImages, num_classes: int, num_steps: int = NUM_STEPS, seed: int = 0
+) -> Judge:
     """Fit a judge to `images`, the same one for the same images and seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         judge = Judge(num_classes)
         optimiser = torch.optim.AdamW(judge.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, LEARNING_RATE, total_steps=NUM_STEPS
+            optimiser, LEARNING_RATE, total_steps=num_steps
         )
-        for step in range(NUM_STEPS):
+        for step in range(num_steps):
             batch = batch_indices(seed, step, len(images.pixels), BATCH_SIZE)
             logits = judge(_vary(images.pixels[batch]))
             loss = F.cross_entropy(logits, images.class_ids[batch], label_smoothing=0.05)

@@ -45,8 +45,12 @@ def tile(images: Pixels, num_columns: int) -> Pixels:
 
 
 def write_png(path: Path, pixels: Pixels) -> None:
-    """Write uint8 (height, width, 3) without any metadata, so that equal pixels are equal files."""
-    Image.fromarray(pixels).save(path, format="PNG", optimize=True)
+    """Write uint8 (height, width, 3), as grey where that loses nothing.
+
+    No metadata is written, so that equal pixels are equal files.
+    """
+    is_grey = (pixels == pixels[..., :1]).all()
+    Image.fromarray(pixels[..., 0] if is_grey else pixels).save(path, format="PNG", optimize=True)
 
 
 def save_curves(path: Path, stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

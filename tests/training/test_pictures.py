@@ -26,7 +26,7 @@ def test_pairs_stand_one_above_the_other(tmp_path: Path) -> None:
     """Each row of the first set is followed by what belongs to it."""
     path = tmp_path / "pairs.png"
     save_pairs(path, numbered(4), 100 + numbered(4), num_columns=2)
-    column = np.asarray(Image.open(path))[:, GAP, 0]
+    column = np.asarray(Image.open(path))[:, GAP]
     assert [0, 100, 2, 102] == [int(column[GAP + row * (3 + GAP)]) for row in range(4)]
 
 
