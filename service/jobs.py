@@ -28,6 +28,7 @@ class JobState(StrEnum):
     FAILED = "failed"  # the engine or an encoder raised, or the worker was lost
     CANCELLED = "cancelled"  # nobody wants it any more, or the process stops
     EXPIRED = "expired"  # its timeout_s passed first
+    DEAD = "dead"  # every worker that ran it was lost; kept for inspection
 
     @property
     def is_terminal(self) -> bool:
@@ -45,6 +46,7 @@ class Job:
     timeout_s: float
     priority: Priority = "normal"
     partial_images: int = 0  # previews of each image before it is finished
+    owner: str = "anyone"  # whose quota it counts for
 
     @property
     def lead_s(self) -> float:
@@ -121,6 +123,9 @@ class Claim:
 
     job: Job
     queue_s: float  # how long the job waited
+    token: str = ""  # proves the hold: of all claims of a job only the last one's ends it
+    is_solo: bool = False  # lost workers before: it runs alone
+    attempt: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,3 +167,25 @@ class QueueStats:
     num_accepted: int
     num_ended: dict[JobState, int]
     workers: tuple[WorkerStatus, ...]
+    num_redelivered: int = 0  # claims that were taken back from lost workers
+    num_dead_letters: int = 0  # kept now
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdempotencyKey:
+    """What makes a repeated request the same request."""
+
+    key_hash: str  # of the client's key
+    fingerprint: str  # of the body: the same key with another one is refused
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadLetter:
+    """A job that was given up, for people to look at."""
+
+    id: str
+    died_at: float  # seconds since 1970
+    crashes: int
+    error: str
+    owner: str
+    job: Job | None  # None if its payload cannot be read

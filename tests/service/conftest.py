@@ -1,10 +1,12 @@
 """Fixtures of the service's tests: the event loop, and a tiny real model on disk."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.service.harness import save_tiny_model
+from tests.service.redis_server import RedisServer
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +21,10 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("models") / "tiny"
     save_tiny_model(directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A real server on loopback for tests that leave it as they found it: running."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server

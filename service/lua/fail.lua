@@ -1,0 +1,22 @@
+-- A worker could not make the job: again later, if that may help, else failed for good.
+-- ARGV: id, token, error, is_retryable. Returns retried, failed, duplicate or stale.
+
+even_when_full()
+local id, token, error, is_retryable = ARGV[4], ARGV[5], ARGV[6], ARGV[7] == '1'
+local key = job_key(id)
+local job = redis.call('HMGET', key, 'state', 'token', 'attempts', 'failed_token')
+if job[4] == token then return 'duplicate' end
+if job[1] ~= 'running' or job[2] ~= token then return 'stale' end
+local attempts = tonumber(job[3]) or 0
+redis.call('HSET', key, 'failed_token', token, 'retryable', ARGV[7])
+if is_retryable and attempts < policy.max_attempts then
+  leave_running(id)
+  redis.call('HSET', key, 'state', 'queued', 'token', '', 'worker', '', 'error', error, 'share', '0')
+  local wait = math.min(policy.backoff_us * 2 ^ (attempts - 1), policy.max_backoff_us)
+  redis.call('ZADD', DELAYED, n(now + wait), id)
+  count('queued', id, 1)
+  touch(id)
+  return 'retried'
+end
+finish(id, 'failed', error)
+return 'failed'

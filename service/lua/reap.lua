@@ -1,0 +1,8 @@
+-- What time alone changes, done by whoever is there: workers and APIs, each second.
+
+even_when_full()
+reap(100)
+-- Keep the newest dead letters whose jobs are still there.
+redis.call('ZREMRANGEBYSCORE', DEAD, '-inf', n(now - policy.dead_ttl_ms * 1000))
+redis.call('ZREMRANGEBYRANK', DEAD, 0, -policy.max_dead - 1)
+return redis.status_reply('OK')

@@ -1,0 +1,153 @@
+-- What every script begins with: the keys, the clock, and the few ways in which a job moves.
+--
+-- KEYS[1] is the queue's `meta` hash, which routes the script to the queue's slot; ARGV[1] is the
+-- prefix of all keys, ARGV[2] the time in µs ('' asks the server, which is what runs), ARGV[3] the
+-- policy as JSON. Numbers become text by `n`: Lua's own %.14g would round a time in µs.
+
+local P, policy = ARGV[1], cjson.decode(ARGV[3])
+local META, READY, SOLO, DELAYED = P .. 'meta', P .. 'ready', P .. 'solo', P .. 'delayed'
+local LEASE, DEAD, DEADLINES, BELL = P .. 'lease', P .. 'dead', P .. 'deadlines', P .. 'bell'
+
+local function n(x) return string.format('%.0f', x) end
+
+local now = tonumber(ARGV[2])
+if not now then
+  local t = redis.call('TIME')
+  now = t[1] * 1000000 + t[2]
+end
+
+local function job_key(id) return P .. 'j:' .. id end
+local function owner_key(owner) return P .. 't:' .. owner end
+
+-- Also on a server that is full: Redis refuses a script only at its first write, and only if that
+-- write could need memory. What ends or moves jobs must go on, so it begins with one that cannot.
+local function even_when_full() redis.call('DEL', P .. 'nothing') end
+
+local function bump(field, by) redis.call('HINCRBY', META, field, n(by)) end
+
+-- Wake one idle worker. The list is short and only a hint: workers look again each second.
+local function ring()
+  redis.call('LPUSH', BELL, '1')
+  redis.call('LTRIM', BELL, 0, 63)
+  redis.call('PEXPIRE', BELL, 60000)
+end
+
+-- Note that something about a job has changed that its client may want to see.
+local function touch(id) redis.call('HINCRBY', job_key(id), 'version', 1) end
+
+-- Tell the API that waits for the job, and any worker that holds it.
+local function announce(id, state)
+  local api = redis.call('HGET', job_key(id), 'api')
+  if api and api ~= '' then redis.call('PUBLISH', P .. 'ev:' .. api, id .. ' ' .. state) end
+end
+
+-- Count a job in (+1) or out (-1) of what waits or what runs.
+local function count(where, id, sign)
+  local size = redis.call('HMGET', job_key(id), 'cost', 'images')
+  bump(where .. '_cost', sign * (tonumber(size[1]) or 0))
+  bump(where .. '_images', sign * (tonumber(size[2]) or 0))
+end
+
+local function enter_queue(id, set, score)
+  redis.call('HSET', job_key(id), 'state', 'queued')
+  redis.call('ZADD', set, n(score), id)
+  count('queued', id, 1)
+  ring()
+end
+
+local function leave_queue(id)
+  local removed = redis.call('ZREM', READY, id) + redis.call('ZREM', SOLO, id)
+  removed = removed + redis.call('ZREM', DELAYED, id)
+  if removed > 0 then count('queued', id, -1) end
+end
+
+-- The right to run jobs alone belongs to one worker at a time; it ends with the job.
+local function leave_solo(id)
+  if redis.call('HGET', META, 'solo_job') == id then
+    redis.call('HDEL', META, 'solo_job', 'solo_worker', 'solo_until')
+  end
+end
+
+local function leave_running(id)
+  if redis.call('ZREM', LEASE, id) > 0 then count('running', id, -1) end
+  leave_solo(id)
+end
+
+-- Enter a terminal state: the only way into one, and `state` must not be terminal before.
+local function finish(id, state, error, ttl_ms)
+  local key = job_key(id)
+  leave_queue(id)
+  leave_running(id)
+  redis.call('ZREM', DEADLINES, id)
+  redis.call('SREM', owner_key(redis.call('HGET', key, 'owner') or ''), id)
+  redis.call('HSET', key, 'state', state, 'ended', n(now), 'error', error or '')
+  bump('ended:' .. state, 1)
+  touch(id)
+  redis.call('PEXPIRE', key, n(ttl_ms or policy.result_ttl_ms))
+  announce(id, state)
+end
+
+local function expire(id)
+  local state = redis.call('HGET', job_key(id), 'state')
+  if state == 'queued' or state == 'running' then
+    finish(id, 'expired')
+    if state == 'running' then redis.call('PUBLISH', P .. 'ctl', id) end
+  else
+    redis.call('ZREM', DEADLINES, id)
+  end
+end
+
+-- Where a job waits to be claimed, and at which score: the place that it came to at first.
+local function place_of(id)
+  local known = redis.call('HMGET', job_key(id), 'score', 'crashes')
+  local is_solo = (tonumber(known[2]) or 0) >= policy.solo_from
+  return is_solo and SOLO or READY, tonumber(known[1]) or now
+end
+
+-- Back to the queue from a worker.
+local function requeue(id)
+  leave_running(id)
+  redis.call('HSET', job_key(id), 'token', '', 'worker', '', 'share', '0')
+  local set, score = place_of(id)
+  enter_queue(id, set, score)
+  touch(id)
+end
+
+-- The worker that ran the job is lost. That was no attempt of the job's; it may have been its doing.
+local function lose(id)
+  local key = job_key(id)
+  if redis.call('HGET', key, 'state') ~= 'running' then
+    redis.call('ZREM', LEASE, id)
+    return
+  end
+  local crashes = redis.call('HINCRBY', key, 'crashes', 1)
+  redis.call('HINCRBY', key, 'attempts', -1)
+  bump('redelivered', 1)
+  if crashes >= policy.max_crashes then
+    redis.call('ZADD', DEAD, n(now), id)
+    finish(id, 'dead', 'every worker that ran it was lost', policy.dead_ttl_ms)
+  else
+    requeue(id)
+  end
+end
+
+-- What time alone changes: late jobs expire, delayed ones return, expired leases are taken back.
+-- When nobody has reaped for two intervals there was an outage, in which nobody could renew
+-- either: then no lease is taken back for one lease.
+local function reap(limit)
+  local last = tonumber(redis.call('HGET', META, 'reaped')) or 0
+  if now - last > 2 * policy.reap_us then
+    redis.call('HSET', META, 'grace_until', n(now + policy.lease_us))
+  end
+  redis.call('HSET', META, 'reaped', n(math.max(now, last)))
+  local function due(set) return redis.call('ZRANGEBYSCORE', set, '-inf', n(now), 'LIMIT', 0, limit) end
+  for _, id in ipairs(due(DEADLINES)) do expire(id) end
+  for _, id in ipairs(due(DELAYED)) do
+    redis.call('ZREM', DELAYED, id)
+    local set, score = place_of(id)
+    redis.call('ZADD', set, n(score), id)
+    ring()
+  end
+  if now < (tonumber(redis.call('HGET', META, 'grace_until')) or 0) then return end
+  for _, id in ipairs(due(LEASE)) do lose(id) end
+end

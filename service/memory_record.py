@@ -1,0 +1,168 @@
+"""What the queue in memory knows of its jobs: each one's record, and where all of them are.
+
+Below `MemoryJobQueue`, which decides; here jobs only move, and keep the counts right by moving.
+"""
+
+import asyncio
+import logging
+from bisect import bisect_left, insort
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from service.jobs import Claim, Job, JobOutcome, JobProgress, JobState, PartialImage
+from service.queue_policy import QueuePolicy
+
+logger = logging.getLogger("bar.queue")
+
+NUM_REMEMBERED = 1000  # ended jobs whose state can still be asked for
+
+Place = tuple[float, int]  # when it came, less its priority's lead; and how many came before
+
+NO_PROGRESS = JobProgress(share=0.0, eta_s=None)
+
+
+@dataclass(eq=False)
+class Record:
+    """One job."""
+
+    job: Job
+    admitted_at: float
+    place: Place
+    state: JobState = JobState.QUEUED
+    outcome: JobOutcome | None = None
+    ended_at: float = 0.0
+    token: str = ""  # of the claim that holds it
+    leased_until: float = 0.0
+    delayed_until: float | None = None
+    attempts: int = 0
+    crashes: int = 0
+    retried_as: str | None = None
+    progress: JobProgress = NO_PROGRESS
+    partials: list[PartialImage] = field(default_factory=list)
+    version: int = 0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def expires_at(self) -> float:
+        return self.admitted_at + self.job.timeout_s
+
+    def touch(self) -> None:
+        """Let those who follow the job look at it again."""
+        self.version += 1
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class Order:
+    """Jobs that wait, the first to be claimed first."""
+
+    def __init__(self) -> None:
+        self._places: list[tuple[Place, str]] = []
+        self._records: dict[str, Record] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, job_id: object) -> bool:
+        return job_id in self._records
+
+    def records(self) -> list[Record]:
+        """Return all, in no order."""
+        return list(self._records.values())
+
+    def add(self, record: Record) -> None:
+        self._records[record.job.id] = record
+        insort(self._places, (record.place, record.job.id))
+
+    def remove(self, record: Record) -> None:
+        """Take a job out, wherever it stands."""
+        del self._records[record.job.id]
+        del self._places[self.index(record)]
+
+    def first(self) -> Record:
+        return self._records[self._places[0][1]]
+
+    def index(self, record: Record) -> int:
+        """Return how many jobs are claimed before this one."""
+        return bisect_left(self._places, (record.place, record.job.id))
+
+    def cost_before(self, record: Record) -> int:
+        """Return what the jobs that are claimed before this one cost."""
+        ahead = self._places[: self.index(record)]
+        return sum(self._records[job_id].job.cost for _, job_id in ahead)
+
+
+class Book:
+    """Where every job is, and the few ways in which it moves."""
+
+    def __init__(self, policy: QueuePolicy, clock: Callable[[], float]) -> None:
+        self._policy = policy
+        self._clock = clock
+        self.ready, self.solo, self.delayed = Order(), Order(), Order()
+        self.running: dict[str, Record] = {}
+        self.unfinished: dict[str, Record] = {}
+        self.ended: OrderedDict[str, Record] = OrderedDict()
+        self.owned: Counter[str] = Counter()  # unfinished jobs by owner
+        self.num_ended: Counter[JobState] = Counter()
+        self.cost_waiting = 0
+        self.bell = asyncio.Event()
+
+    def find(self, job_id: str) -> Record | None:
+        return self.unfinished.get(job_id) or self.ended.get(job_id)
+
+    def known(self, job_id: str) -> Record:
+        if record := self.find(job_id):
+            return record
+        raise KeyError(job_id)
+
+    def held(self, claim: Claim) -> Record | None:
+        """Return the job that `claim` holds, None if it holds none any more."""
+        record = self.running.get(claim.job.id)
+        return record if record and record.token == claim.token else None
+
+    def _order_of(self, record: Record) -> Order:
+        if record.delayed_until is not None:
+            return self.delayed
+        return self.solo if self.is_suspect(record) else self.ready
+
+    def requeue(self, record: Record) -> None:
+        record.state, record.token, record.progress = JobState.QUEUED, "", NO_PROGRESS
+        self._order_of(record).add(record)
+        self.cost_waiting += record.job.cost
+        record.touch()
+        if record.delayed_until is None:
+            self.bell.set()
+
+    def leave(self, record: Record) -> None:
+        """Take a job out of wherever it is."""
+        if record.state is JobState.RUNNING:
+            del self.running[record.job.id]
+        else:
+            self._order_of(record).remove(record)
+            self.cost_waiting -= record.job.cost
+
+    def end(self, record: Record, outcome: JobOutcome) -> bool:
+        """Enter the terminal state of `outcome`; the only way into one."""
+        job, now = record.job, self._clock()
+        self.leave(record)
+        del self.unfinished[job.id]
+        self.owned[job.owner] -= 1
+        if not self.owned[job.owner]:
+            del self.owned[job.owner]
+        record.state, record.outcome, record.ended_at = outcome.state, outcome, now
+        self.num_ended[outcome.state] += 1
+        record.touch()
+        self.ended[job.id] = record
+        if len(self.ended) > NUM_REMEMBERED:
+            self.ended.popitem(last=False)
+        age_s = round(now - record.admitted_at, 4)
+        logger.info("job %s", outcome.state, extra={"job": job.id, "age_s": age_s})
+        return True
+
+    def dead(self) -> list[Record]:
+        ended = self.ended.values()
+        return [r for r in ended if r.state is JobState.DEAD and r.retried_as is None]
+
+    def is_suspect(self, record: Record) -> bool:
+        return record.crashes >= self._policy.solo_from_crashes

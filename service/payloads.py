@@ -1,0 +1,183 @@
+"""Jobs and results as bytes: the wire format between API, queue server and worker.
+
+A payload is JSON with a version; what comes back from the server is validated again, because the
+server is another process's memory. Unknown fields are ignored, so that a new API may add some
+before the old workers are gone; a version that is not known is refused. A result is one line of
+JSON, which says how long each image is, and the images' bytes behind it.
+"""
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any, get_args
+
+from model.config import ImageRequest, SamplingConfig
+from service.jobs import (
+    EngineCounters,
+    Job,
+    JobResult,
+    JobTimings,
+    OutputFormat,
+    PartialImage,
+    Priority,
+    WorkerStatus,
+)
+
+VERSION = 1
+MAX_IMAGES = 4096
+MAX_STEPS = 65536
+
+
+class PayloadError(Exception):
+    """Bytes that are not what they should be; `is_newer` if a newer version of this may know."""
+
+    def __init__(self, message: str, *, is_newer: bool = False) -> None:
+        super().__init__(message)
+        self.is_newer = is_newer
+
+
+def encode_job(job: Job) -> bytes:
+    """Return all of `job` but its id, which is the key that it lies under."""
+    images = [
+        {"class_id": i.class_id, "seed": i.seed, "sampling": i.sampling.to_json()}
+        for i in job.images
+    ]
+    values = {**vars(job), "images": images, "version": VERSION}
+    del values["id"]
+    return json.dumps(values, separators=(",", ":")).encode()
+
+
+def decode_job(job_id: str, payload: bytes) -> Job:
+    """Return the job that `payload` holds.
+
+    Raises: PayloadError says what is wrong with it.
+    """
+    values = _object(payload)
+    version = values.get("version")
+    if version != VERSION:
+        is_newer = isinstance(version, int) and version > VERSION
+        raise PayloadError(f"payload version {version!r} is not {VERSION}", is_newer=is_newer)
+    try:
+        return _job(job_id, values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise PayloadError(f"no job can be read from the payload: {error}") from None
+
+
+def _job(job_id: str, values: dict[str, Any]) -> Job:
+    images = tuple(
+        ImageRequest(
+            class_id=_number(image["class_id"], int, 0, 2**31),
+            seed=_number(image["seed"], int, 0, 2**32 - 1),
+            sampling=SamplingConfig.from_json(image["sampling"]),
+        )
+        for image in values["images"]
+    )
+    if not 1 <= len(images) <= MAX_IMAGES:
+        raise ValueError(f"{len(images)} images")
+    return Job(
+        id=job_id,
+        images=images,
+        num_steps=_number(values["num_steps"], int, 1, MAX_STEPS),
+        output_format=_one_of(values["output_format"], get_args(OutputFormat)),
+        timeout_s=_number(values["timeout_s"], float, 0, 1e9),
+        priority=_one_of(values["priority"], get_args(Priority)),
+        partial_images=_number(values["partial_images"], int, 0, 64),
+        owner=str(values["owner"]),
+    )
+
+
+def encode_result(result: JobResult) -> bytes:
+    """Return a line of JSON and the images."""
+    header = {
+        "version": VERSION,
+        "lengths": [len(image) for image in result.images],
+        "timings": asdict(result.timings),
+    }
+    return b"\n".join([json.dumps(header).encode(), b"".join(result.images)])
+
+
+def decode_result(content: bytes) -> JobResult:
+    """Return the result that `content` holds.
+
+    Raises: PayloadError says what is wrong with it.
+    """
+    line, _, body = content.partition(b"\n")
+    header = _object(line)
+    try:
+        lengths = [_number(length, int, 0, len(body)) for length in header["lengths"]]
+        names = ("queue_s", "generation_s", "decode_s", "encode_s")
+        timings = {name: _number(header["timings"][name], float, -1e9, 1e9) for name in names}
+    except (KeyError, TypeError, ValueError) as error:
+        raise PayloadError(f"no result can be read: {error}") from None
+    if sum(lengths) != len(body):
+        raise PayloadError(f"a result of {sum(lengths)} bytes has {len(body)}")
+    ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
+    images = tuple(body[end - length : end] for end, length in zip(ends, lengths, strict=True))
+    return JobResult(images=images, timings=JobTimings(**timings))
+
+
+def encode_partial(partial: PartialImage) -> bytes:
+    """Return a line of JSON and the preview."""
+    line = json.dumps({"index": partial.index, "share": partial.share}).encode()
+    return line + b"\n" + partial.content
+
+
+def decode_partial(content: bytes) -> PartialImage:
+    """Return the preview that `content` holds.
+
+    Raises: PayloadError says what is wrong with it.
+    """
+    line, _, body = content.partition(b"\n")
+    header = _object(line)
+    try:
+        index = _number(header["index"], int, 0, MAX_IMAGES)
+        return PartialImage(index=index, content=body, share=_number(header["share"], float, 0, 1))
+    except (KeyError, TypeError, ValueError) as error:
+        raise PayloadError(f"no preview can be read: {error}") from None
+
+
+def encode_status(status: WorkerStatus) -> bytes:
+    """Return what a worker says of itself."""
+    return json.dumps(asdict(status)).encode()
+
+
+def decode_status(content: bytes) -> WorkerStatus:
+    """Return what a worker said of itself; fields that this version does not know are ignored.
+
+    Raises: PayloadError says what is wrong with it.
+    """
+    values = _object(content)
+    try:
+        counters = EngineCounters(**_known(EngineCounters, values.pop("counters")))
+        return WorkerStatus(counters=counters, **_known(WorkerStatus, values))
+    except (KeyError, TypeError) as error:
+        raise PayloadError(f"no worker's status can be read: {error}") from None
+
+
+def _known(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name in kind.__dataclass_fields__}
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(content)
+    except ValueError:
+        raise PayloadError("not JSON") from None
+    if not isinstance(values, dict):
+        raise PayloadError("not a JSON object")
+    return values
+
+
+def _number(value: Any, kind: type, least: float, most: float) -> Any:
+    is_number = isinstance(value, kind) or (kind is float and isinstance(value, int))
+    if not is_number or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"not a number of type {kind.__name__}")
+    if not least <= value <= most:
+        raise ValueError(f"{value} is not between {least} and {most}")
+    return value
+
+
+def _one_of(value: Any, allowed: Any) -> Any:
+    if value not in allowed:
+        raise ValueError(f"{value!r} is none of {list(allowed)}")
+    return value

@@ -1,0 +1,126 @@
+"""The verbs between API, queue and worker: what any queue of jobs can do.
+
+Two implementations: `MemoryJobQueue`, for one process that does everything, and on a Redis server
+`RedisJobQueue` and `RedisWorkQueue`, the two ends of a queue that any number of processes share. The
+same tests check both. Jobs are claimed in the order in which they came, those of a higher priority
+as though they had come earlier: whoever waits long enough is the first.
+
+Execution is at least once, and the visible result exactly one: a claim is a lease, and only the
+claim that holds the job ends it. All verbs but the waiting ones return soon; where the queue is a
+server that is away they raise QueueUnavailable.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from service.jobs import (
+    Claim,
+    DeadLetter,
+    IdempotencyKey,
+    Job,
+    JobOutcome,
+    JobProgress,
+    JobResult,
+    JobState,
+    JobView,
+    PartialImage,
+    QueueStats,
+    WorkerStatus,
+)
+
+
+class JobQueue(Protocol):
+    """The API's end."""
+
+    async def admit(
+        self, job: Job, *, idempotency: IdempotencyKey | None = None, is_awaited: bool = True
+    ) -> str:
+        """Queue `job`, unless it or its idempotency key is known; return the id of the job that
+        answers the request. An awaited job survives the loss of the server's data.
+
+        Raises: QueueFull beyond the bound on queued cost, QuotaExceeded beyond the owner's number
+        of unfinished jobs, both with the time after which there should be room;
+        IdempotencyMismatch if the key stands for another request.
+        """
+
+    async def wait(self, job_id: str) -> JobOutcome:
+        """Return the outcome of `job_id` once it has one.
+
+        Raises: KeyError if the queue does not know the job.
+        """
+
+    async def follow(self, job_id: str, version: int, timeout_s: float) -> JobView:
+        """Return how `job_id` is, once that is not `version` any more or `timeout_s` has passed.
+
+        Raises: KeyError if the queue does not know the job.
+        """
+
+    async def cancel(self, job_id: str) -> JobState | None:
+        """Stop `job_id` for good: nobody wants it. Return the state that it was stopped in, None
+        if it had ended or is not known."""
+
+    async def expire(self, job_id: str) -> JobState | None:
+        """Stop `job_id`, whose time is up. Return as `cancel` does."""
+
+    async def forget(self, job_id: str) -> None:
+        """Keep an ended job no longer than a repeated request needs: its client was answered."""
+
+    async def state(self, job_id: str) -> JobState | None:
+        """Return the state of `job_id`, None if the queue does not know it (any more)."""
+
+    async def workers(self) -> tuple[WorkerStatus, ...]:
+        """Return what each live worker last said of itself."""
+
+    async def stats(self) -> QueueStats:
+        """Return what waits, what runs, what ended, and what the workers last said."""
+
+    async def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
+        """Return the jobs that were given up, the newest first."""
+
+    async def retry_dead(self, job_id: str, new_id: str) -> str | None:
+        """Admit a dead job anew as `new_id`: terminal states are never left. Return its new id,
+        None if it is no dead letter."""
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Do the queue's own work meanwhile: reap, listen, look."""
+
+    async def close(self) -> None:
+        """Let nobody wait in this process any longer: it ends."""
+
+
+class WorkQueue(Protocol):
+    """A worker's end."""
+
+    async def wait_ready(self) -> None:
+        """Return when a job may be waiting to be claimed, or after a moment."""
+
+    async def claim(self, limit: int) -> list[Claim]:
+        """Take the first waiting jobs until they hold `limit` images; only the last may go beyond
+        it. What is late expires instead. Jobs that lost workers before come alone."""
+
+    async def revoked(self, job_ids: Iterable[str]) -> list[str]:
+        """Return those of a worker's jobs that it must drop: cancelled, late or lost. To ask is to
+        live: the leases of the others are renewed as long as it is done."""
+
+    async def progress(self, jobs: Mapping[str, JobProgress]) -> None:
+        """Note how far running jobs are; jobs that do not run are left as they are."""
+
+    async def add_partial(self, claim: Claim, partial: PartialImage) -> None:
+        """Show a part of an image to the job's client, unless the job has ended."""
+
+    async def complete(self, claim: Claim, result: JobResult) -> bool:
+        """End the job with `result`; False if it has ended otherwise, and the result is void."""
+
+    async def fail(self, claim: Claim, error: str, *, is_retryable: bool = False) -> bool:
+        """End the job as failed because of `error`, or try it again later if that may help and
+        attempts are left; False if it has ended otherwise."""
+
+    async def release(self) -> None:
+        """Hand back every claim that has not ended, as though it had never been made."""
+
+    async def report(self, status: WorkerStatus) -> None:
+        """Record what a worker says of itself."""
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Do the queue's own work meanwhile: renew, reap, listen, give signs of life."""

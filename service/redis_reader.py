@@ -1,0 +1,164 @@
+"""Reads jobs, workers and dead letters from the queue's server; what it reads is checked.
+
+Beside the scripts, which change things: a view of one job is a handful of commands in one round
+trip, and need not be atomic, because a job's version tells of any change in between.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+
+from service.jobs import (
+    DeadLetter,
+    Job,
+    JobOutcome,
+    JobResult,
+    JobState,
+    JobView,
+    PartialImage,
+    WorkerStatus,
+)
+from service.payloads import (
+    PayloadError,
+    decode_job,
+    decode_partial,
+    decode_result,
+    decode_status,
+    encode_status,
+)
+from service.queue_keys import Keys
+from service.queue_policy import backlog_s
+from service.redis_client import command, commands
+
+HEARTBEAT_TTL_S = 10.0
+FIELDS = ("state", "version", "share", "eta", "error", "retryable", "crashes", "ended", "owner",
+          "payload")  # fmt: skip
+
+
+class RedisReader:
+    """Reads of one queue, and workers' words about themselves."""
+
+    def __init__(self, client: Redis, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+
+    async def state(self, job_id: str) -> JobState | None:
+        """Return the state of a job, None if there is no such job."""
+        state = await command(self._client, "HGET", self._keys.job(job_id), "state")
+        return JobState(state.decode()) if state else None
+
+    async def view(self, job_id: str, workers: Sequence[WorkerStatus]) -> JobView | None:
+        """Return how a job is, None if there is no such job."""
+        keys = self._keys
+        values, rank, num_ready, cost, partials, result = await commands(
+            self._client,
+            [
+                ("HMGET", keys.job(job_id), *FIELDS),
+                ("ZRANK", keys.ready, job_id),
+                ("ZCARD", keys.ready),
+                ("HGET", keys.meta, "queued_cost"),
+                ("LRANGE", keys.partials(job_id), 0, -1),
+                ("GET", keys.result(job_id)),
+            ],
+        )
+        fields = dict(zip(FIELDS, values, strict=True))
+        if fields["state"] is None:
+            return None
+        state = JobState(fields["state"].decode())
+        share_of_queue = (rank + 1) / num_ready if rank is not None and num_ready else 1.0
+        eta = fields["eta"] or b""
+        if state is JobState.QUEUED:
+            eta_s = backlog_s(workers, int(cost or 0) * share_of_queue)
+        else:
+            eta_s = float(eta) if eta else None
+        return JobView(
+            version=int(fields["version"] or 0),
+            state=state,
+            share=float(fields["share"] or 0),
+            eta_s=eta_s,
+            queue_position=None if rank is None else rank + 1,
+            partials=tuple(_partials(partials)),
+            outcome=_outcome(state, fields, result) if state.is_terminal else None,
+        )
+
+    async def workers(self) -> tuple[WorkerStatus, ...]:
+        """Return what each live worker last said of itself."""
+        names = await command(self._client, "ZRANGE", self._keys.workers, 0, -1)
+        if not names:
+            return ()
+        keys = [self._keys.heartbeat(name.decode()) for name in names]
+        return tuple(_statuses(await command(self._client, "MGET", *keys)))
+
+    async def say(self, status: WorkerStatus) -> None:
+        """Say how a worker is; what is not repeated is forgotten."""
+        now, keys = time.time(), self._keys
+        ttl_ms = round(HEARTBEAT_TTL_S * 1e3)
+        await commands(
+            self._client,
+            [
+                ("SET", keys.heartbeat(status.name), encode_status(status), "PX", ttl_ms),
+                ("ZADD", keys.workers, now, status.name),
+                ("ZREMRANGEBYSCORE", keys.workers, "-inf", now - 10 * HEARTBEAT_TTL_S),
+            ],
+        )
+
+    async def leave(self, worker: str) -> None:
+        """Say that a worker ends."""
+        keys = self._keys
+        batch = [("DEL", keys.heartbeat(worker)), ("ZREM", keys.workers, worker)]
+        await commands(self._client, batch)
+
+    async def wait_bell(self, client: Redis, timeout_s: float) -> None:
+        """Return when the bell rang, or after `timeout_s`. Raises: QueueUnavailable."""
+        await command(client, "BLPOP", self._keys.bell, timeout_s, budget_s=0.0)
+
+    async def dead_letters(self, limit: int) -> list[DeadLetter]:
+        """Return the newest dead jobs."""
+        ids = await command(self._client, "ZREVRANGE", self._keys.dead, 0, limit - 1)
+        return [letter for i in ids if (letter := await self._dead_letter(i.decode()))]
+
+    async def _dead_letter(self, job_id: str) -> DeadLetter | None:
+        values = await command(self._client, "HMGET", self._keys.job(job_id), *FIELDS)
+        fields = dict(zip(FIELDS, values, strict=True))
+        if fields["state"] != b"dead":
+            return None
+        return DeadLetter(
+            id=job_id,
+            died_at=int(fields["ended"]) / 1e6,
+            crashes=int(fields["crashes"]),
+            error=fields["error"].decode(),
+            owner=fields["owner"].decode(),
+            job=_job(job_id, fields["payload"]),
+        )
+
+
+def _job(job_id: str, payload: bytes) -> Job | None:
+    try:
+        return decode_job(job_id, payload)
+    except PayloadError:
+        return None
+
+
+def _partials(contents: Sequence[bytes]) -> list[PartialImage]:
+    return [decode_partial(content) for content in contents]
+
+
+def _statuses(contents: Sequence[bytes | None]) -> list[WorkerStatus]:
+    return [decode_status(content) for content in contents if content is not None]
+
+
+def _outcome(state: JobState, fields: dict[str, Any], content: bytes | None) -> JobOutcome:
+    result: JobResult | None = None
+    error = (fields["error"] or b"").decode() or None
+    if state is JobState.SUCCEEDED:
+        if content is None:
+            return JobOutcome(state=state, error="the result has expired")
+        try:
+            result = decode_result(content)
+        except PayloadError as problem:
+            return JobOutcome(state=JobState.FAILED, error=str(problem))
+    return JobOutcome(
+        state=state, result=result, error=error, is_retryable=fields["retryable"] == b"1"
+    )
