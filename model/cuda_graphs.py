@@ -63,10 +63,11 @@ class StepRunner:
         self._stay_close()
 
     def warm_up(self, plans: list[StepPlan]) -> None:
-        """Run and capture `plans`, largest first. Only while no slot is occupied: it writes."""
+        """Run, and on a GPU capture, `plans`, largest first. Only while no slot is occupied."""
         for plan in sorted(plans, key=lambda plan: plan.start - plan.stop):
             self(plan)
-            self(plan)
+            if self.has_graphs:
+                self(plan)
 
     def forget(self) -> None:
         """Drop all graphs and what they hold of the memory."""

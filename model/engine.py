@@ -214,7 +214,7 @@ class Engine:
     def _free(self, numbers: Sequence[int]) -> None:
         for number in numbers:
             self._slots[number] = Slot()
-            self._state.drawn[number] = self.config.num_tokens
+            self._state.free(number)
 
     def _codes(self, numbers: Sequence[int]) -> Tensor:
         codes = [self._state.codes(number, self._slots[number].num_drawn) for number in numbers]

@@ -58,22 +58,25 @@ class SlotState:
     ) -> None:
         """Put an image at its first token into `slot`; `prefixes`: with and without its class."""
         sampling = request.sampling
-        rounds = len(sampling.unmask_schedule)
-        schedule = unmasking([sampling.unmask_schedule], self.seeds.device)
-        self.order[slot] = order
-        self.class_ids[slot], self.seeds[slot] = request.class_id, request.seed
-        self.guidance_scale[slot] = sampling.guidance_scale
-        self.temperatures[slot, :rounds] = sampling.temperature * schedule.anneal[0]
-        self.num_masked[slot] = 0
-        self.num_masked[slot, 0] = self._config.bits_per_token
-        self.num_masked[slot, 1 : rounds + 1] = schedule.still_masked[0]
+        rounds, schedule = len(sampling.unmask_schedule), unmasking([sampling.unmask_schedule])
+        num_masked = torch.zeros(self.max_rounds + 1, dtype=torch.int64)
+        num_masked[0] = self._config.bits_per_token
+        num_masked[1 : rounds + 1] = schedule.still_masked[0]
+        temperatures = sampling.temperature * schedule.anneal[0]
+        # None of these waits for the step that a GPU is running; `tensor[slot] = number` would.
+        self.order[slot].copy_(order, non_blocking=True)
+        self.num_masked[slot].copy_(num_masked, non_blocking=True)
+        self.temperatures[slot, :rounds].copy_(temperatures, non_blocking=True)
+        self.class_ids[slot].fill_(request.class_id)
+        self.seeds[slot].fill_(request.seed)
+        self.guidance_scale[slot].fill_(sampling.guidance_scale)
         cache = self.cache.keys, self.cache.values
         for branch, prefix in enumerate(prefixes):
             length = prefix.keys.shape[2]
             for kept, part in zip(cache, (prefix.keys, prefix.values), strict=True):
                 kept[:, 2 * slot + branch, :, :length] = saturate(part, kept.dtype)
             self.latents[branch, slot] = prefix.latent
-        self.drawn[slot] = 0
+        self.drawn[slot].zero_()
 
     def draw_tokens(self, head: FastHead, slots: slice, branches: int, num_rounds: int) -> Tensor:
         """Draw the next token of each of N `slots`, store it and return it, (N, k)."""
@@ -119,9 +122,13 @@ class SlotState:
         """
         self.drawn[slots].add_(1).clamp_(max=self._config.num_tokens)
 
+    def free(self, slot: int) -> None:
+        """Let `slot` draw into the row that no image reads."""
+        self.drawn[slot].fill_(self._config.num_tokens)
+
     def codes(self, slot: int, num_drawn: int) -> Tensor:
         """Return the codes of one image's cells, (L, bits_per_latent): 0 where not drawn yet."""
         tokens = self.tokens[slot, :-1].float() * 2 - 1
-        tokens[num_drawn:] = 0
+        tokens[num_drawn:].zero_()
         raster = to_raster_order(tokens[None], self.order[slot][None])
         return tokens_to_cells(raster, self._config.patch_size)[0]

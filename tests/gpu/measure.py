@@ -142,7 +142,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if scope.device.type == "cuda" and not torch.cuda.is_available():
         sys.stderr.write("there is no CUDA device here; --dry-run tries the script without one\n")
         return 1
-    faulthandler.dump_traceback_later(scope.seconds + GRACE_S, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(
+        scope.seconds + GRACE_S, exit=True, file=sys.__stderr__ or sys.stderr
+    )
     try:
         _measure(scope, Record(scope, options.output))
     finally:

@@ -177,6 +177,45 @@ def test_an_image_starts_with_its_settings_and_prefixes() -> None:
     assert 0 == state.cache.keys[:, others].abs().max() == state.latents[:, [0, 2]].abs().max()
 
 
+def test_a_freed_slot_is_idle() -> None:
+    """It counts as full, whatever it had drawn."""
+    state = written_state()
+    state.count(slice(0, 3))
+    state.free(1)
+    assert [16, 16, 16] == state.drawn.tolist()
+
+
+def test_admitting_waits_for_no_step() -> None:
+    """What comes from the host is copied without blocking, and no value is asked for."""
+    copies = list[bool]()
+
+    class Watch(NoSynchronisation):
+        """Allows copies from the host, and notes whether they block."""
+
+        def __torch_dispatch__(
+            self,
+            func: Any,
+            types: Any,
+            args: tuple[Any, ...] = (),
+            kwargs: dict[str, Any] | None = None,
+        ) -> Any:
+            devices = {tensor.device.type for tensor in tensors_in(args)}
+            if "meta" not in devices:  # on the host alone
+                return func(*args, **(kwargs or {}))
+            if func is torch.ops.aten.copy_.default and len(devices) == 2:
+                copies.append(len(args) > 2 and args[2])
+                return args[0]
+            return super().__torch_dispatch__(func, types, args, kwargs)
+
+    state = SlotState(tiny_config(), 3, torch.device("meta"), torch.float32, torch.float32)
+    prefix = Prefix(*(part.to("meta") for part in empty_prefix(0.0)))
+    order = torch.arange(16)
+    with Watch():
+        state.write(1, request(), order, (prefix, prefix))
+        state.free(1)
+    assert [True] * 3 == copies
+
+
 def test_a_shorter_schedule_leaves_nothing_of_a_longer_one() -> None:
     """What the slot's image before had in later rounds is gone."""
     state, config = written_state(), tiny_config()
