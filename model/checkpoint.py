@@ -235,8 +235,11 @@ def _new_directory(target: Path) -> Iterator[Path]:
         _remove_abandoned(target)
         draft.mkdir()
         yield draft
-        for path in (*draft.iterdir(), draft):
+        for path in draft.iterdir():
+            # safetensors keeps its files to their owner; a service may run as someone else.
+            path.chmod(draft.stat().st_mode & 0o666)
             _flush(path)
+        _flush(draft)
         _put_in_place(draft, target)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write {target}: {error}") from error

@@ -69,6 +69,13 @@ def test_what_is_saved_is_loaded(
     assert torch.equal(loaded_tokenizer.encode(pixels), tokenizer.encode(pixels))
 
 
+def test_weights_are_as_readable_as_their_directory(info: zoo.ModelInfo) -> None:
+    """Who may list a model directory may load it: a service can run as another user."""
+    directory = _directory(info)
+    allowed = directory.stat().st_mode & 0o444
+    assert {file.stat().st_mode & 0o444 for file in directory.iterdir()} == {allowed}
+
+
 def test_the_description_survives(info: zoo.ModelInfo, generator: Generator) -> None:
     """config.json holds architecture, sampling defaults, class names and the revision."""
     again = zoo.read_directory(_directory(info))
