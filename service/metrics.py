@@ -71,11 +71,13 @@ class Metrics:
         )
         self._step_seconds = self._histogram(
             "bar_step_seconds", "One step of the engine", STEP_SECONDS
-        )
+        ).labels(model_name)
         self._batch_fill = self._histogram(
             "bar_batch_fill_ratio", "Share of the slots that took part in a step", TENTHS
-        )
-        self._batch_size = self._histogram("bar_batch_size", "Images in a step", BATCH_SIZES)
+        ).labels(model_name)
+        self._batch_size = self._histogram(
+            "bar_batch_size", "Images in a step", BATCH_SIZES
+        ).labels(model_name)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, ["model_name", *labels], registry=self._registry)
@@ -100,9 +102,9 @@ class Metrics:
 
     def observe_step(self, seconds: float, num_images: int, num_slots: int) -> None:
         """Record one step of the engine for `num_images` images."""
-        self._step_seconds.labels(self._model_name).observe(seconds)
-        self._batch_fill.labels(self._model_name).observe(num_images / num_slots)
-        self._batch_size.labels(self._model_name).observe(num_images)
+        self._step_seconds.observe(seconds)
+        self._batch_fill.observe(num_images / num_slots)
+        self._batch_size.observe(num_images)
 
     def observe_job(self, timings: JobTimings, num_images: int) -> None:
         """Record a job that succeeded."""

@@ -151,11 +151,12 @@ class Scheduler:
     def room(self) -> int:
         """Return how many images to claim now: those that would compete for the next places.
 
-        Never more than there are places, and no job while as many as there are slots wait in part.
+        Never more than there are places, and none while twice as many jobs as there are slots wait
+        for the rest of their images: what a worker holds is bounded.
         """
         waiting = [held for held in self._jobs.values() if held.num_waiting]
         unstarted = sum(held.num_waiting for held in waiting if not held.next_index)
-        return max(0, min(self._num_places() - unstarted, self._num_slots - len(waiting)))
+        return max(0, min(self._num_places() - unstarted, 2 * self._num_slots - len(waiting)))
 
     def add(self, job: Job, waited_s: float) -> None:
         """Take in a job that was claimed after `waited_s` seconds in the queue."""

@@ -87,7 +87,10 @@ def bind(host: str, port: int) -> socket.socket:
 
     Raises: StartupError says why that is not possible.
     """
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio turns Nagle's algorithm off for sockets that name their protocol, and only for those;
+    # with it the body of an answer waits some 40 ms for the client to acknowledge the headers.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     # A restarted server gets its port although old connections linger on it.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
