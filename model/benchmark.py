@@ -83,13 +83,10 @@ def run_benchmark(
     requests = _requests(plan.images, generator.config.num_classes, sampling)
     _run_engine(engine, requests[: plan.batch], encode)  # fills the prefix cache, as service does
     peak_memory = _peak_memory(device)  # before the twin and the peaks take their own
-    engine_runs, twin_runs = [], []
-    for run in range(plan.runs):
-        engine_runs.append(_run_engine(engine, requests, encode))
-        say(f"run {run + 1} of {plan.runs}: {plan.images / engine_runs[-1]['total']:.3f} images/s")
-        if plan.against_twin:
-            twin_runs.append(_run_twin(generator, tokenizer, requests, plan.batch, encode))
-            say(f"  slow twin: {plan.images / twin_runs[-1]:.3f} images/s")
+    twin = partial(_run_twin, generator, tokenizer, requests, plan.batch, encode)
+    engine_runs, twin_runs = _run_in_turn(
+        partial(_run_engine, engine, requests, encode), twin, plan, say
+    )
     if peaks is None:
         say("measuring what the device reaches")
         peaks = measure_peaks(device, dtype)
@@ -113,6 +110,23 @@ def run_benchmark(
         pairs = zip(twin_runs, engine_runs, strict=True)
         report["ratio_to_twin"] = statistics.median(twin / own["total"] for twin, own in pairs)
     return report
+
+
+def _run_in_turn(
+    run_engine: Callable[[], dict[str, float]],
+    run_twin: Callable[[], float],
+    plan: BenchmarkPlan,
+    say: Callable[[str], None],
+) -> tuple[list[dict[str, float]], list[float]]:
+    """Return the engine's seconds by stage and, if asked for, the twin's, run by run."""
+    engine_runs, twin_runs = [], []
+    for run in range(plan.runs):
+        engine_runs.append(run_engine())
+        say(f"run {run + 1} of {plan.runs}: {plan.images / engine_runs[-1]['total']:.3f} images/s")
+        if plan.against_twin:
+            twin_runs.append(run_twin())
+            say(f"  slow twin: {plan.images / twin_runs[-1]:.3f} images/s")
+    return engine_runs, twin_runs
 
 
 def _requests(count: int, num_classes: int, sampling: SamplingConfig) -> list[ImageRequest]:
