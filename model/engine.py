@@ -33,9 +33,8 @@ from model.slot_state import SlotState
 from model.stopwatch import Stopwatch
 from model.tokenizer import Tokenizer
 
-PREFIX_CACHE_BYTES = 1 << 30
-# On the CPU the modulations of a class's whole sequence are kept, up to this size each and the
-# one above together; larger ones, and those on a GPU, are computed step by step.
+# On the CPU the modulations of a class's whole sequence are kept, if they are not larger than
+# this; larger ones, and those on a GPU, are computed step by step.
 MODULATION_TABLE_BYTES = 64 << 20
 
 Stage = Callable[[StepPlan], object]
@@ -73,20 +72,21 @@ class Engine:
         dtype, linear = precision.dtype, precision.linear
         self._trunk = FastTrunk(generator.trunk, dtype)
         self._head = FastHead(generator.head, dtype, linear)
-        decode_batch = 1 if self.device.type == "cpu" else 8
-        self._decoder = FastDecoder(tokenizer, dtype, decode_batch, linear)
+        decode_batch = 1 if self.device.type == "cpu" else 8 if batch_invariant else 64
+        self._decoder = FastDecoder(tokenizer, dtype, decode_batch, linear, pad=batch_invariant)
         self._slots = [Slot() for _ in range(num_slots)]
         self._state = SlotState(self.config, num_slots, self.device, dtype, precision.cache_dtype)
         self._run_step = StepRunner(self._token_step, self.device)
         self._slots_at_once = num_slots  # fewer after the memory ran out
         self.prefixes: PrefixCache[tuple[int, int], Prefix] = PrefixCache(
-            lambda key: self._trunk.prefill(*key), PREFIX_CACHE_BYTES
+            lambda key: self._trunk.prefill(*key), _prefix_cache_bytes(self.device)
         )
         self._modulations: PrefixCache[int, tuple[Tensor]] | None = None
         null_table = self._trunk.null_modulations
         if self.device.type == "cpu" and null_table.nbytes <= MODULATION_TABLE_BYTES:
             self._modulations = PrefixCache(
-                lambda class_id: (self._trunk.sequence_modulations(class_id),), PREFIX_CACHE_BYTES
+                lambda class_id: (self._trunk.sequence_modulations(class_id),),
+                _prefix_cache_bytes(self.device),
             )
 
     @property
@@ -308,3 +308,10 @@ class Engine:
                 for slot in self._slots[slots]
             ]
         )
+
+
+def _prefix_cache_bytes(device: torch.device) -> int:
+    """Return the room for prefixes: on the larger GPUs, for all classes of the largest model."""
+    if device.type == "cpu":
+        return 1 << 30
+    return torch.cuda.get_device_properties(device).total_memory // 14

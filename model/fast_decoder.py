@@ -61,9 +61,11 @@ class FastDecoder:
         dtype: torch.dtype,
         batch_size: int,
         linear: LinearKind = PackedLinear,
+        pad: bool = True,
     ) -> None:
+        """Without `pad`, fewer images than a batch are decoded as they are, not bit for bit."""
         decoder, self._dtype = tokenizer.decoder, dtype
-        self.batch_size = batch_size
+        self.batch_size, self._pad = batch_size, pad
         device = decoder.class_token.device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._config = tokenizer.config
@@ -101,7 +103,7 @@ class FastDecoder:
         images: list[Tensor] = []
         while waiting := len(codes) - sum(map(len, images)):
             batch = codes[-waiting:][: self.batch_size]
-            missing = self.batch_size - len(batch)
+            missing = self.batch_size - len(batch) if self._pad else 0
             decoded = self._try_batch(F.pad(batch, (0, 0, 0, 0, 0, missing)))
             if decoded is None:
                 self.batch_size = (self.batch_size + 1) // 2
@@ -132,7 +134,8 @@ class FastDecoder:
         side = self._config.grid_size
         grid = patches.transpose(1, 2).reshape(len(cells), -1, side, side)
         pixels = unfold_patches(grid, self._config.patch_size).to(self._smooth.weight.dtype)
-        return to_uint8(self._smooth(pixels))
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            return to_uint8(self._smooth(pixels))
 
 
 Norm = tuple[Tensor, Tensor, float]

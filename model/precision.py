@@ -42,19 +42,31 @@ PRECISIONS = {
 }
 # Below this many parameters a step on the CPU is overhead, not arithmetic: bfloat16 gains nothing.
 SMALL_MODEL_PARAMETERS = 20_000_000
+BFLOAT16_CAPABILITY = (8, 0)  # Ampere; older GPUs emulate it
+FP8_CAPABILITY = (9, 0)  # Hopper: products of eight-bit rows with a scale each
 
 
 def choose_precision(name: str, device: torch.device, num_parameters: int) -> Precision:
     """Return the precision called `name`; "auto" is the fastest exact one of this device.
 
     oneDNN emulates bfloat16, 44 to 500 times slower, on processors that lack AVX512-BF16 and AMX.
-    Raises ValueError for a name that is not known.
+    Raises ValueError for a name that is not known, and for one that the device cannot compute in.
     """
     if name == "auto":
-        suits = device.type != "cpu" or (
-            has_cpu_bfloat16() and num_parameters >= SMALL_MODEL_PARAMETERS
-        )
-        return PRECISIONS["bfloat16" if suits else "float32"]
+        suits = _has_cuda_bfloat16(device) if device.type == "cuda" else has_cpu_bfloat16()
+        is_small = device.type == "cpu" and num_parameters < SMALL_MODEL_PARAMETERS
+        return PRECISIONS["bfloat16" if suits and not is_small else "float32"]
     if name not in PRECISIONS:
         raise ValueError(f"dtype must be auto, {', '.join(PRECISIONS)}, got {name!r}")
+    if name == "fp8" and device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        if capability < FP8_CAPABILITY:
+            raise ValueError(
+                f"fp8 needs a GPU of compute capability {FP8_CAPABILITY} or newer, "
+                f"this one has {capability}: take bfloat16"
+            )
     return PRECISIONS[name]
+
+
+def _has_cuda_bfloat16(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= BFLOAT16_CAPABILITY
