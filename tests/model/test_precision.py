@@ -28,16 +28,32 @@ def test_auto_is_bfloat16_where_it_pays(
     assert expected == choose_precision("auto", CPU, num_parameters).name
 
 
-def test_auto_is_bfloat16_on_gpus() -> None:
-    """A GPU computes in bfloat16 whatever the model's size."""
-    assert "bfloat16" == choose_precision("auto", GPU, 1).name
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")]
+)
+def test_auto_is_bfloat16_on_gpus_that_have_it(
+    capability: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU computes in bfloat16 whatever the model's size, unless it would emulate it."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert expected == choose_precision("auto", GPU, 1).name
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "fp8"])
 @pytest.mark.parametrize("device", [CPU, GPU], ids=str)
-def test_a_named_precision_is_taken_at_its_word(name: str, device: torch.device) -> None:
+def test_a_named_precision_is_taken_at_its_word(
+    name: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is asked for by name is not second-guessed."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     assert name == choose_precision(name, device, 1).name
+
+
+def test_fp8_is_refused_where_no_kernel_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names what the GPU would need, what it is, and what to take instead."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    with pytest.raises(ValueError, match=r"\(9, 0\) or newer.*\(8, 0\): take bfloat16"):
+        choose_precision("fp8", GPU, 1)
 
 
 @pytest.mark.parametrize("name", ["", "half", "float16", "FP8"])
