@@ -11,8 +11,9 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import redis
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -142,11 +143,19 @@ def _left_to_end(call: Callable[[], Awaitable[T]]) -> "asyncio.Future[T]":
 class Script:
     """A Lua script: sent by its digest, and whole to a server that has forgotten it."""
 
-    def __init__(self, name: str) -> None:
-        parts = [(SCRIPTS / f"{part}.lua").read_text("utf-8") for part in ("state", name)]
-        self.name = name
-        self.text = "\n".join(parts)
-        self._digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @classmethod
+    def load(cls, name: str) -> Self:
+        """Read a script, with what all of them begin with."""
+        return cls(
+            "\n".join((SCRIPTS / f"{part}.lua").read_text("utf-8") for part in ("state", name))
+        )
+
+    @cached_property
+    def _digest(self) -> str:
+        return hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     async def call(self, client: Redis, key: str, args: Sequence[Any]) -> Any:
         """Run the script; `key` says which slot of a cluster it belongs to."""

@@ -56,7 +56,7 @@ class QueueScripts:
         self._client = client
         self._keys = keys
         self._policy = _policy_json(policy)
-        self._scripts = scripts or {name: Script(name) for name in NAMES}
+        self._scripts = scripts or {name: Script.load(name) for name in NAMES}
         self._clock = clock
 
     async def admit(

@@ -71,6 +71,12 @@ class Ends:
                 await self.renew(*renewing)
             await self.reap()
 
+    async def lose(self, job_id: str, *, renewing: str) -> None:
+        """Let one job's lease expire, and the other's not."""
+        if isinstance(self.work, RedisWorkQueue):
+            self.work._held = {i: c for i, c in self.work._held.items() if i != job_id}
+        await self.advance(2 * self.policy.lease_s, renewing=[renewing])
+
     async def lose_worker(self) -> None:
         """Let the worker die: what it held is taken back when its leases have expired."""
         if isinstance(self.work, RedisWorkQueue):
@@ -79,12 +85,14 @@ class Ends:
 
 
 def memory_ends(policy: QueuePolicy = POLICY) -> Ends:
+    """Make a queue in memory, which is both of its ends."""
     clock = FakeClock()
     queue = MemoryJobQueue(policy, clock=clock)
     return Ends(queue, queue, policy, clock)
 
 
 def redis_ends(url: str, policy: QueuePolicy = POLICY, queue: str = "digits") -> Ends:
+    """Make both ends of a queue on the server at `url`."""
     clock = FakeClock()
     api = RedisJobQueue(url, queue, policy, name="api", clock=clock)
     work = RedisWorkQueue(url, queue, policy, name="worker", clock=clock)

@@ -98,6 +98,10 @@ class RedisServer:
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
+    def command(self, *args: str) -> object:
+        """Say something to the server."""
+        return self.client.execute_command(*args)  # type: ignore[no-untyped-call]
+
     def flush(self) -> None:
         """Lose all data."""
         self.client.flushall()

@@ -317,16 +317,18 @@ async def test_a_suspect_runs_alone(ends: Ends) -> None:
     assert ["b"] == await ends.claimed(16)
 
 
-async def test_a_suspect_is_not_starved(ends: Ends) -> None:
-    """A busy worker claims nothing more until it has run the suspect."""
+async def test_a_suspect_waits_until_the_others_are_done(ends: Ends) -> None:
+    """A busy worker takes no suspect beside its images, and nothing else before it: nobody
+    starves."""
     await ends.api.admit(job("a"))
-    for _ in range(2):
-        await ends.work.claim(1)
-        await ends.lose_worker()
+    await ends.work.claim(1)
+    await ends.lose_worker()
     await ends.api.admit(job("b"))
-    (suspect,) = await ends.work.claim(16)
-    await ends.work.release()
-    assert suspect.is_solo
+    _, other = await ends.work.claim(2)
+    await ends.lose("a", renewing="b")
+    await ends.api.admit(job("c"))
+    assert [] == await ends.claimed(16)
+    await ends.work.complete(other, RESULT)
     assert ["a"] == await ends.claimed(16)
 
 

@@ -1,0 +1,425 @@
+"""Facts of the queue on a server: two workers, lost replies, a server that fails in every way."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.jobs import Claim, JobState, WorkerStatus
+from service.queue_errors import QueueUnavailable
+from service.queue_policy import QueuePolicy
+from service.redis_queue import RedisJobQueue
+from service.redis_work import RedisWorkQueue
+from tests.service.fault_proxy import FaultProxy
+from tests.service.queue_ends import POLICY, RESULT, Ends, close, job, redis_ends
+from tests.service.redis_server import RedisServer
+
+pytestmark = pytest.mark.anyio
+
+FAST = replace(POLICY, lease_s=1.0, reap_interval_s=0.2, backoff_s=0.05)
+
+
+@pytest.fixture
+async def ends(redis_server: RedisServer) -> AsyncIterator[Ends]:
+    """Both ends on a clock that stands still."""
+    redis_server.flush()
+    made = redis_ends(redis_server.url)
+    yield made
+    await close(made)
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> "Any":
+    """A server that the test may kill."""
+    with RedisServer(tmp_path) as server:
+        yield server
+
+
+@asynccontextmanager
+async def live(
+    url: str, policy: QueuePolicy = FAST, **values: Any
+) -> AsyncIterator[tuple[RedisJobQueue, RedisWorkQueue]]:
+    """Run both ends in real time, as processes do."""
+    api = RedisJobQueue(url, "digits", policy, name="api")
+    work = RedisWorkQueue(url, "digits", policy, name="worker", **values)
+    async with api.running(), work.running():
+        yield api, work
+
+
+async def until(holds: Callable[[], Awaitable[object]], seconds: float = 5.0) -> None:
+    """Wait until `holds` says so, and fail after `seconds`."""
+    ends_at = time.monotonic() + seconds
+    while not await holds():
+        assert time.monotonic() < ends_at, "it never came true"
+        await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def second_worker(ends: Ends, server: RedisServer) -> AsyncIterator[RedisWorkQueue]:
+    """Let another worker join, on the same clock."""
+    second = RedisWorkQueue(server.url, "digits", ends.policy, name="second", clock=ends.clock)
+    try:
+        yield second
+    finally:
+        await second.disconnect()
+
+
+async def paused_worker_finishes_late(ends: Ends, server: RedisServer) -> None:
+    """A worker that slept through its lease stores nothing over the one that took its job."""
+    await ends.api.admit(job("a"))
+    (late,) = await ends.work.claim(1)
+    await ends.advance(20)  # the first worker sleeps, and still believes that it holds the job
+    async with second_worker(ends, server) as second:
+        (claim,) = await second.claim(1)
+        assert not await ends.work.complete(late, replace(RESULT, images=(b"late",)))
+        assert JobState.RUNNING is await ends.api.state("a")
+        assert None is server.client.get("{bar:digits}:r:a")
+        assert await second.complete(claim, RESULT)
+    assert RESULT == (await ends.api.wait("a")).result
+
+
+async def test_a_paused_workers_late_result_is_refused(
+    ends: Ends, redis_server: RedisServer
+) -> None:
+    """The fence is on the server: what the late worker believes does not matter."""
+    await paused_worker_finishes_late(ends, redis_server)
+
+
+async def claim_reply_gets_lost(ends: Ends, server: RedisServer) -> None:
+    """The same nonce gets the same jobs, so that a lost reply strands none."""
+    await ends.api.admit(job("a"))
+    work = ends.work
+    assert isinstance(work, RedisWorkQueue)
+    lost = await work._scripts.claim("worker", "nonce", 1, is_idle=True)
+    again = await work._scripts.claim("worker", "nonce", 1, is_idle=True)
+    assert lost == again
+    assert ["a"] == [reply.job_id for reply in again]
+
+
+async def test_a_lost_claim_reply_strands_nothing(ends: Ends, redis_server: RedisServer) -> None:
+    """Asked again with its nonce, the server repeats itself."""
+    await claim_reply_gets_lost(ends, redis_server)
+
+
+async def test_one_worker_at_a_time_runs_suspects(ends: Ends, redis_server: RedisServer) -> None:
+    """While one worker runs a suspect the others carry on with the rest."""
+    for name in "ab":
+        await ends.api.admit(job(name))
+    for _ in range(2):
+        await ends.work.claim(2)
+        await ends.lose_worker()
+    await ends.api.admit(job("c"))
+    await ends.api.admit(job("d"))
+    async with second_worker(ends, redis_server) as second:
+        assert ["a"] == await ends.claimed(16)
+        assert ["c", "d"] == sorted(claim.job.id for claim in await second.claim(16))
+
+
+async def test_a_lost_reply_enqueues_nothing_twice(redis_server: RedisServer) -> None:
+    """Each verb survives the loss of its reply and happens once."""
+    redis_server.flush()
+    async with FaultProxy(redis_server.port).running() as proxy, live(proxy.url) as (api, work):
+        for name in "ab":
+            proxy.num_swallowed = 1
+            await api.admit(job(name))
+        proxy.num_swallowed = 1
+        claims: list[Claim] = []
+        while len(claims) < 2:
+            claims += await work.claim(2 - len(claims))
+        proxy.num_swallowed = 1
+        assert await work.complete(claims[0], RESULT)
+        proxy.num_swallowed = 1
+        await work.fail(claims[1], "broken")
+        stats = await api.stats()
+        assert (2, 0, 0) == (stats.num_accepted, stats.jobs_waiting, stats.jobs_running)
+        assert 1 == stats.num_ended[JobState.SUCCEEDED] == stats.num_ended[JobState.FAILED]
+
+
+async def test_cuts_and_delays_are_survived(redis_server: RedisServer) -> None:
+    """Connections that break in the middle of everything cost no job and double none."""
+    redis_server.flush()
+    async with FaultProxy(redis_server.port).running() as proxy, live(proxy.url) as (api, work):
+        proxy.delay_s = 0.005
+        stop = asyncio.Event()
+
+        async def serve() -> None:
+            while not stop.is_set():
+                for claim in await work.claim(4):
+                    await work.complete(claim, RESULT)
+                await asyncio.sleep(0.001)
+
+        async def cut() -> None:
+            while not stop.is_set():
+                await asyncio.sleep(0.05)
+                proxy.cut()
+
+        background = [asyncio.create_task(serve()), asyncio.create_task(cut())]
+        for n in range(30):
+            await api.admit(job(f"j{n}"))
+        outcomes = await asyncio.gather(*(api.wait(f"j{n}") for n in range(30)))
+        stop.set()
+        await asyncio.gather(*background)
+        assert {JobState.SUCCEEDED} == {outcome.state for outcome in outcomes}
+        assert 30 == (await api.stats()).num_ended[JobState.SUCCEEDED]
+
+
+async def test_a_waiter_hears_at_once(redis_server: RedisServer) -> None:
+    """From stored to told takes a message, not a look each second."""
+    redis_server.flush()
+    async with live(redis_server.url) as (api, work):
+        await until(lambda: _has_subscribers(redis_server))
+        await api.admit(job("a"))
+        waiter = asyncio.create_task(api.wait("a"))
+        await asyncio.sleep(0.05)
+        (claim,) = await work.claim(1)
+        started = time.monotonic()
+        await work.complete(claim, RESULT)
+        await waiter
+        assert time.monotonic() - started < 0.5
+
+
+async def _has_subscribers(server: RedisServer) -> bool:
+    return bool(server.client.pubsub_numsub("{bar:digits}:ev:api")[0][1])
+
+
+async def test_lost_messages_cost_a_second(redis_server: RedisServer) -> None:
+    """When the line for messages is killed again and again, looking each second is enough."""
+    redis_server.flush()
+    async with live(redis_server.url) as (api, work):
+        await api.admit(job("a"))
+        waiter = asyncio.create_task(api.wait("a"))
+        (claim,) = await work.claim(1)
+        await until(lambda: _has_subscribers(redis_server))
+        redis_server.command("CLIENT KILL", "TYPE", "pubsub")
+        started = time.monotonic()
+        await work.complete(claim, RESULT)
+        assert JobState.SUCCEEDED is (await waiter).state
+        assert time.monotonic() - started < 2.0
+
+
+async def test_forgotten_scripts_are_sent_again(redis_server: RedisServer) -> None:
+    """SCRIPT FLUSH is nobody's concern."""
+    redis_server.flush()
+    async with live(redis_server.url) as (api, work):
+        await api.admit(job("a"))
+        redis_server.client.script_flush()
+        (claim,) = await work.claim(1)
+        redis_server.client.script_flush()
+        assert await work.complete(claim, RESULT)
+        assert RESULT == (await api.wait("a")).result
+
+
+async def test_a_demoted_server_is_waited_for(redis_server: RedisServer) -> None:
+    """A server that is a replica for a moment delays calls and fails none."""
+    redis_server.flush()
+    async with live(redis_server.url) as (api, _):
+        redis_server.command("REPLICAOF", "127.0.0.1", "1")
+        try:
+            admitting = asyncio.create_task(api.admit(job("a")))
+            await asyncio.sleep(0.3)
+        finally:
+            redis_server.command("REPLICAOF", "NO", "ONE")
+        assert "a" == await admitting
+
+
+async def test_a_corrupt_payload_fails_its_job_once(redis_server: RedisServer) -> None:
+    """Whoever damages a job on the server harms that job alone."""
+    redis_server.flush()
+    async with live(redis_server.url) as (api, work):
+        for name in "abc":
+            await api.admit(job(name))
+        redis_server.client.hset("{bar:digits}:j:b", "payload", b'{"version":1,"images":[{}]}')
+        claimed = [claim.job.id for claim in await work.claim(5)]
+        assert ["a", "c"] == claimed
+        outcome = await api.wait("b")
+        assert (JobState.FAILED, "corrupt payload") == (outcome.state, outcome.error)
+        assert 1 == (await api.stats()).num_ended[JobState.FAILED]
+
+
+async def test_unknown_fields_are_ignored_and_newer_versions_left_to_others(
+    redis_server: RedisServer,
+) -> None:
+    """An old worker runs what a new API sends with one field more, and hands back a new format."""
+    redis_server.flush()
+    async with live(redis_server.url) as (api, work):
+        for name in "ab":
+            await api.admit(job(name))
+        payload = redis_server.client.hget("{bar:digits}:j:a", "payload")
+        assert isinstance(payload, bytes)
+        extended = payload.replace(b"{", b'{"hue":3,', 1)
+        redis_server.client.hset("{bar:digits}:j:a", "payload", extended)
+        redis_server.client.hset("{bar:digits}:j:b", "payload", b'{"version":2}')
+        assert ["a"] == [claim.job.id for claim in await work.claim(5)]
+        assert JobState.QUEUED is await api.state("b")
+
+
+async def test_lost_data_is_submitted_again(redis_server: RedisServer) -> None:
+    """Whoever still waits gets its images from a server that has lost everything; others 404."""
+    redis_server.flush()
+    async with live(redis_server.url) as (api, work):
+        await api.admit(job("a"))
+        await api.admit(job("b"))
+        await api.admit(job("async"), is_awaited=False)
+        waiters = [asyncio.create_task(api.wait(name)) for name in "ab"]
+        (held, *_) = await work.claim(1)
+        redis_server.flush()
+        await until(lambda: api.state("a"))
+        await until(lambda: api.state("b"))
+        assert not await work.complete(held, replace(RESULT, images=(b"lost",)))
+        with pytest.raises(KeyError):
+            await api.wait("async")
+        claims: list[Claim] = []
+        while len(claims) < 2:
+            claims += await work.claim(2)
+        for claim in claims:
+            await work.complete(claim, RESULT)
+        assert [RESULT, RESULT] == [(await waiter).result for waiter in waiters]
+
+
+async def test_an_absent_server_is_an_error_in_time(own_server: RedisServer) -> None:
+    """Admission fails within two seconds whether the server refuses or hangs, and says when to
+    come again."""
+    async with live(own_server.url) as (api, _):
+        own_server.pause()
+        await _fails_in_time(api)
+        own_server.resume()
+        await api.admit(job("b"))
+        own_server.kill()
+        await _fails_in_time(api)
+        own_server.start()
+        await api.admit(job("c"))
+        assert JobState.QUEUED is await api.state("b")
+
+
+async def _fails_in_time(api: RedisJobQueue) -> None:
+    started = time.monotonic()
+    with pytest.raises(QueueUnavailable) as refused:
+        await api.admit(job("a"))
+    assert time.monotonic() - started < 2.0
+    assert refused.value.retry_after_s
+
+
+async def test_a_short_outage_reruns_nothing(own_server: RedisServer) -> None:
+    """A server that is killed and is back after three seconds finds every job where it was."""
+    policy = replace(FAST, lease_s=2.0)
+    async with live(own_server.url, policy) as (api, work):
+        await api.admit(job("running"))
+        await api.admit(job("waiting"))
+        (claim,) = await work.claim(1)
+        waiter = asyncio.create_task(api.wait("running"))
+        await asyncio.sleep(1.1)  # the append-only file is synced each second
+        own_server.kill()
+        completing = asyncio.create_task(work.complete(claim, RESULT))
+        await asyncio.sleep(3)
+        own_server.start()
+        assert await completing
+        assert RESULT == (await waiter).result
+        stats = await api.stats()
+        assert (0, 1) == (stats.num_redelivered, stats.jobs_waiting)
+
+
+async def test_running_images_do_not_wait_for_an_absent_server(own_server: RedisServer) -> None:
+    """A worker that holds jobs is never kept from its next step by a claim or a report."""
+    async with live(own_server.url) as (api, work):
+        await api.admit(job("a"))
+        await work.claim(1)
+        own_server.pause()
+        started = time.monotonic()
+        for _ in range(10):
+            assert [] == await work.claim(1)
+            assert [] == await work.revoked(["a"])
+        assert time.monotonic() - started < 0.5
+        own_server.resume()
+
+
+async def test_a_full_server_refuses_and_finishes(own_server: RedisServer) -> None:
+    """Out of memory is 503 for what comes and nothing for what runs."""
+    async with live(own_server.url) as (api, work):
+        await api.admit(job("a"))
+        await api.admit(job("waiting"))
+        (claim,) = await work.claim(1)
+        own_server.client.config_set("maxmemory", "1")
+        with pytest.raises(QueueUnavailable, match="full"):
+            await api.admit(job("b"))
+        await asyncio.sleep(FAST.lease_s + 0.5)
+        assert await work.complete(claim, RESULT)
+        own_server.client.config_set("maxmemory", "0")
+        assert RESULT == (await api.wait("a")).result
+        assert 0 == (await api.stats()).num_redelivered
+
+
+async def test_leases_are_renewed_while_the_worker_lives(redis_server: RedisServer) -> None:
+    """A job takes as long as it takes; a busy event loop costs nobody a lease."""
+    redis_server.flush()
+    async with live(redis_server.url) as (api, work):
+        await api.admit(job("a"))
+        (claim,) = await work.claim(1)
+        time.sleep(1.5)  # noqa: ASYNC251 - the event loop is stuck, the thread is not
+        await asyncio.sleep(1.0)
+        assert [] == await work.revoked(["a"])
+        assert await work.complete(claim, RESULT)
+        assert 0 == (await api.stats()).num_redelivered
+
+
+async def test_a_hung_worker_loses_its_jobs_and_is_told(redis_server: RedisServer) -> None:
+    """When no step finishes, renewal stops and the process is told to end."""
+    redis_server.flush()
+    stalled = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    async with live(
+        redis_server.url, stall_s=0.6, on_stall=lambda: loop.call_soon_threadsafe(stalled.set)
+    ) as (api, work):
+        await api.admit(job("a"))
+        await work.claim(1)
+        await asyncio.wait_for(stalled.wait(), 5)
+        await until(lambda: _is_queued(api))
+
+
+async def _is_queued(api: RedisJobQueue) -> bool:
+    return await api.state("a") is JobState.QUEUED
+
+
+async def test_a_cancelled_job_leaves_its_worker_at_once(redis_server: RedisServer) -> None:
+    """A worker hears of a cancellation between two renewals."""
+    redis_server.flush()
+    async with live(redis_server.url, replace(FAST, lease_s=30.0)) as (api, work):
+        await until(lambda: _controls(redis_server))
+        await api.admit(job("a"))
+        await work.claim(1)
+        await api.cancel("a")
+        await until(lambda: work.revoked(["a"]), 1.0)
+
+
+async def _controls(server: RedisServer) -> bool:
+    return bool(server.client.pubsub_numsub("{bar:digits}:ctl")[0][1])
+
+
+async def test_workers_say_how_they_are_until_they_leave(redis_server: RedisServer) -> None:
+    """What a worker reports is seen by every API, and not after it has ended."""
+    redis_server.flush()
+    api = RedisJobQueue(redis_server.url, "digits", FAST, name="api")
+    work = RedisWorkQueue(redis_server.url, "digits", FAST, name="worker")
+    status = WorkerStatus(name="worker", phase="ready", num_slots=4, free_slots=4, step_s=0.5)
+    async with work.running():
+        await work.report(status)
+        assert (status,) == await api.workers()
+    await asyncio.sleep(1.1)
+    assert () == await api.workers()
+    await api.disconnect()
+
+
+async def test_a_worker_that_stops_hands_back_what_it_holds(redis_server: RedisServer) -> None:
+    """The next worker gets the jobs at once, and no attempt is counted."""
+    redis_server.flush()
+    async with live(redis_server.url, replace(FAST, lease_s=60.0)) as (api, _):
+        second = RedisWorkQueue(redis_server.url, "digits", FAST, name="second")
+        async with second.running():
+            await api.admit(job("a"))
+            assert 1 == len(await second.claim(1))
+        assert JobState.QUEUED is await api.state("a")
+        assert b"0" == redis_server.client.hget("{bar:digits}:j:a", "attempts")
