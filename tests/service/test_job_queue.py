@@ -1,13 +1,24 @@
 """Facts of the queue: bounded, in order, one terminal state for each job, nobody left waiting."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from model.config import PRESETS, ImageRequest
 from service.errors import QueueFull
 from service.job_queue import NUM_REMEMBERED, MemoryJobQueue
-from service.jobs import Job, JobResult, JobState, JobTimings, WorkerStatus
+from service.jobs import (
+    PRIORITY_LEADS_S,
+    Job,
+    JobProgress,
+    JobResult,
+    JobState,
+    JobTimings,
+    PartialImage,
+    Priority,
+    WorkerStatus,
+)
 from tests.service.fakes import FakeClock
 
 pytestmark = pytest.mark.anyio
@@ -43,6 +54,82 @@ async def test_jobs_are_claimed_in_the_order_of_admission() -> None:
     for name in "abc":
         await q.admit(job(name))
     assert ["a", "b", "c"] == await claimed(q)
+
+
+async def test_priority_is_a_lead_that_age_overcomes() -> None:
+    """A higher priority is claimed first, unless the other has waited for longer than the lead."""
+    clock = FakeClock()
+    q = queue(clock=clock)
+    lead_s = PRIORITY_LEADS_S["high"]
+    admissions: tuple[tuple[str, Priority, float], ...] = (
+        ("old", "normal", 2.0),
+        ("low", "low", lead_s - 1),
+        ("young", "normal", 0.0),
+        ("high", "high", 0.0),
+    )
+    for name, priority, pause_s in admissions:
+        await q.admit(replace(job(name), priority=priority))
+        clock.now += pause_s
+    assert ["old", "high", "young", "low"] == await claimed(q)
+
+
+async def test_a_followed_job_is_shown_when_it_changes() -> None:
+    """`follow` returns at once what is new, else waits for a change or until its time is up."""
+    q = queue()
+    await q.admit(job("first"))
+    await q.admit(job("a"))
+    view = await q.follow("a", version=-1, timeout_s=10)
+    assert (JobState.QUEUED, 2, 0.0) == (view.state, view.queue_position, view.share)
+    assert view == await q.follow("a", view.version, timeout_s=0.001)
+    following = asyncio.create_task(q.follow("a", view.version, timeout_s=10))
+    await asyncio.sleep(0)
+    _, claim = await q.claim(2)
+    view = await following
+    assert (JobState.RUNNING, None) == (view.state, view.queue_position)
+    following = asyncio.create_task(q.follow("a", view.version, timeout_s=10))
+    await asyncio.sleep(0)
+    await q.progress(
+        {"a": JobProgress(share=0.5, eta_s=3.0), "gone": JobProgress(share=0, eta_s=0)}
+    )
+    view = await following
+    assert (0.5, 3.0) == (view.share, view.eta_s)
+    partial = PartialImage(index=0, content=b"half", share=0.5)
+    await q.add_partial(claim, partial)
+    view = await q.follow("a", view.version, timeout_s=10)
+    assert (partial,) == view.partials
+    assert await q.complete(claim, RESULT)
+    view = await q.follow("a", view.version, timeout_s=10)
+    assert view.outcome is not None
+    assert RESULT == view.outcome.result
+
+
+async def test_what_comes_after_the_end_changes_nothing() -> None:
+    """Progress and partial images of a job that has ended are dropped."""
+    q = queue()
+    await q.admit(job("a"))
+    (claim,) = await q.claim(1)
+    await q.expire("a")
+    view = await q.follow("a", version=-1, timeout_s=10)
+    await q.progress({"a": JobProgress(share=0.5, eta_s=3.0)})
+    await q.add_partial(claim, PartialImage(index=0, content=b"half", share=0.5))
+    assert view == await q.follow("a", version=-1, timeout_s=10)
+
+
+async def test_time_left_of_a_waiting_job_counts_all_before_it() -> None:
+    """It is the work of workers and queue ahead, at their measured pace, and its own."""
+    q = queue()
+    await q.admit(job("before", num_images=2))
+    await q.admit(job("a"))
+    assert (await q.follow("a", -1, 0)).eta_s is None
+    status = WorkerStatus(name="w", phase="ready", num_slots=2, step_s=0.5, steps_left=8)
+    await q.report(status)
+    assert (8 + 20) * 0.5 / 2 + 10 * 0.5 == (await q.follow("a", -1, 0)).eta_s
+
+
+async def test_following_needs_a_job() -> None:
+    """A job that the queue does not know cannot be followed."""
+    with pytest.raises(KeyError):
+        await queue().follow("a", -1, 0)
 
 
 async def test_a_claim_stops_at_its_limit_of_images() -> None:
@@ -225,7 +312,8 @@ async def test_every_accepted_job_is_counted_in_exactly_one_place() -> None:
     stats = await q.stats()
     ended = sum(stats.num_ended.values())
     assert stats.num_accepted == stats.jobs_waiting + stats.jobs_running + ended
-    assert all(stats.num_ended[s] for s in JobState if s.is_terminal)
+    reached = {state for state in JobState if state.is_terminal} - {JobState.DEAD}
+    assert all(stats.num_ended[state] for state in reached)
 
 
 async def test_ages_are_read_from_the_clock() -> None:

@@ -70,8 +70,25 @@ async def test_events_add_up() -> None:
     assert 1 == samples[f'bar_rejections_total{{{MODEL},reason="unknown_class"}}']
     assert NUM_STEPS == samples[f"bar_step_seconds_count{{{MODEL}}}"]
     assert NUM_STEPS * 0.75 == samples[f"bar_batch_fill_ratio_sum{{{MODEL}}}"]
+    assert NUM_STEPS == samples[f"bar_batch_size_count{{{MODEL}}}"]
+    assert NUM_STEPS * 3 == samples[f"bar_batch_size_sum{{{MODEL}}}"]
     for stage in ("queue", "generation", "decode", "encode"):
         assert 1 == samples[f'bar_stage_seconds_count{{{MODEL},stage="{stage}"}}']
+
+
+async def test_the_engines_counters_are_read_from_it() -> None:
+    """Prefix cache, memory and stages show what the engine had counted at its last step."""
+    engine = FakeEngine(num_slots=4)
+    async with running(engine) as h:
+        engine.num_out_of_memory = 3
+        for class_id in (7, 7, 8):
+            await h.generate(class_id=class_id)
+        samples = await scrape(h)
+    # The first image, of class 0, is one of the misses.
+    assert 1 == samples[f"bar_prefix_cache_hits_total{{{MODEL}}}"]
+    assert 3 == samples[f"bar_prefix_cache_misses_total{{{MODEL}}}"]
+    assert 3 == samples[f"bar_out_of_memory_total{{{MODEL}}}"]
+    assert 3 * NUM_STEPS == samples[f'bar_engine_stage_seconds_total{{{MODEL},stage="trunk"}}']
 
 
 async def test_http_metrics_have_their_usual_names() -> None:

@@ -156,6 +156,42 @@ async def test_an_engine_that_cannot_be_cleared_ends_the_process() -> None:
             assert 500 == (await h.generate(class_id=1)).status_code
 
 
+@pytest.mark.parametrize("where", ["fault", "decode_fault", "arrival_fault"])
+async def test_a_broken_device_ends_the_process(
+    where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a CUDA error every client is told to come again, one line is logged, and it ends."""
+
+    def explode() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
+
+    with pytest.raises(EngineLost, match="illegal memory access"):  # noqa: PT012
+        async with listening(FakeEngine(num_slots=1)) as h:
+            h.engine.gate.clear()
+            tasks = [asyncio.create_task(h.generate(class_id=n)) for n in range(3)]
+            await h.until(lambda s: s.num_accepted == 3)
+            setattr(h.engine, where, explode)
+            h.engine.gate.set()
+            replies = [await task for task in tasks]
+            assert [503] * 3 == [reply.status_code for reply in replies]
+            codes = sorted(error_of(reply)["code"] for reply in replies)
+            assert "worker_lost" == codes[-1]
+            assert all("retry-after" in reply.headers for reply in replies)
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "illegal memory access" in record.message
+    assert "\n" not in record.message
+
+
+def test_answers_are_not_held_back() -> None:
+    """Accepted connections are marked as TCP, for which asyncio turns Nagle's algorithm off."""
+    with bind("127.0.0.1", 0) as listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()):
+            connection, _ = listener.accept()
+            with connection:
+                assert socket.IPPROTO_TCP == connection.proto
+
+
 def test_a_port_that_is_taken_is_a_startup_error() -> None:
     """The message names address and port and what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -1,7 +1,9 @@
 """Facts of the worker: one batch for all, nobody's bytes depend on company, failures stay apart."""
 
 import asyncio
+import gc
 import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -158,6 +160,118 @@ async def test_an_image_that_cannot_be_encoded_fails_its_job(
         engine.is_broken = False
         assert 200 == (await h.generate(class_id=1)).status_code
     assert ["an image failed"] == [r.message for r in caplog.records if r.levelname == "ERROR"]
+
+
+async def test_a_failed_decoding_fails_its_job_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """Pixels that do not come cost the job that waits for them, wherever the error shows."""
+
+    def explode() -> None:
+        raise RuntimeError("secret detail")
+
+    engine = FakeEngine(num_slots=2)
+    async with running(engine) as h:
+        engine.decode_fault = explode
+        assert 500 == (await h.generate(class_id=1)).status_code
+        engine.decode_fault, engine.arrival_fault = lambda: None, explode
+        assert 500 == (await h.generate(class_id=1, num_images=4)).status_code
+        engine.arrival_fault = lambda: None
+        await h.until(is_idle)
+        assert 200 == (await h.generate(class_id=1)).status_code
+    assert ["an image failed"] * 2 == [r.message for r in caplog.records if r.levelname == "ERROR"]
+
+
+async def test_pixels_are_waited_for_beside_the_steps() -> None:
+    """While the pixels of one image are on their way, the steps of others go on."""
+    engine, arrived = FakeEngine(num_slots=2), threading.Event()
+
+    def wait() -> None:
+        arrived.wait()
+
+    async with running(engine) as h:
+        engine.arrival_fault = wait
+        first = asyncio.create_task(h.generate(class_id=1))
+        await h.until(lambda s: len(engine.batch_sizes) == NUM_STEPS)
+        second = asyncio.create_task(h.generate(class_id=2))
+        await h.until(lambda s: len(engine.batch_sizes) == 2 * NUM_STEPS)
+        assert not first.done()
+        arrived.set()
+        assert [200, 200] == [(await task).status_code for task in (first, second)]
+
+
+async def test_a_higher_priority_is_served_first() -> None:
+    """Of requests that wait, the one with the lead gets the slot."""
+    async with running(FakeEngine(num_slots=1)) as h:
+        h.engine.gate.clear()
+        done: list[str] = []
+
+        async def ask(priority: str) -> None:
+            assert 200 == (await h.generate(class_id=1, priority=priority)).status_code
+            done.append(priority)
+
+        first = asyncio.create_task(h.generate(class_id=1))
+        await h.until(lambda s: s.jobs_running == 1)
+        tasks = [asyncio.create_task(ask(name)) for name in ("low", "normal", "high")]
+        await h.until(lambda s: s.jobs_waiting == 3)
+        h.engine.gate.set()
+        await asyncio.gather(first, *tasks)
+    assert ["high", "normal", "low"] == done
+
+
+async def test_a_target_leaves_slots_empty() -> None:
+    """With a step time that no batch can meet, images are made one after the other."""
+    engine = FakeEngine(num_slots=4, step_s=0.002)
+    async with running(engine, target_step_s=0.001) as h:
+        await asyncio.gather(*(h.generate(class_id=n) for n in range(4)))
+    assert 4 * NUM_STEPS == sum(engine.batch_sizes)
+    assert max(engine.batch_sizes) <= 2  # the second only to learn what it costs
+
+
+async def test_nothing_is_kept_of_what_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After any number of requests, whatever became of them, no part of the service has grown."""
+    # pytest keeps what is logged, and with it the frames of every traceback.
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+
+    def explode() -> None:
+        raise RuntimeError("broken")
+
+    async def load(h: Harness) -> None:
+        events = {"accept": "text/event-stream"}
+        await h.generate(class_id=1, num_images=3)
+        await h.generate(events, class_id=2, partial_images=3)
+        await h.generate(PNG, class_id=3)
+        await h.generate(class_id=99)
+        h.engine.arrival_fault = explode
+        await h.generate(class_id=4, num_images=2)
+        h.engine.arrival_fault = lambda: None
+        h.engine.fault = explode
+        await h.generate(class_id=4)
+        h.engine.fault = lambda: None
+        h.engine.num_steps = 10**9
+        leaving = asyncio.create_task(h.generate(class_id=5))
+        await h.until(lambda s: s.jobs_running == 1)
+        leaving.cancel()
+        await h.generate(class_id=5, timeout_s=0.01)
+        h.engine.num_steps = NUM_STEPS
+        await h.until(is_idle)
+        await h.client.get("/metrics")
+
+    async def kept(h: Harness) -> tuple[int, int, int]:
+        lines = (await h.client.get("/metrics")).text.splitlines()
+        # In which phase a job is caught is chance, of which there are two.
+        num_samples = sum(not line.startswith("bar_cancellations") for line in lines)
+        gc.collect()
+        ours = [
+            thing for thing in gc.get_objects() if str(type(thing).__module__).startswith("service")
+        ]
+        return num_samples, len(ours), len(asyncio.all_tasks())
+
+    async with running(FakeEngine(num_slots=2)) as h:
+        await load(h)
+        await load(h)
+        before = await kept(h)
+        for _ in range(20):
+            await load(h)
+        assert before == await kept(h)
 
 
 async def test_timings_say_where_the_time_went() -> None:

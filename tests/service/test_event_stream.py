@@ -1,0 +1,94 @@
+"""Facts of the event stream: events on the wire, a heartbeat in the silence, an end."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from starlette.types import Message
+
+from service.event_stream import Emit, EventStream
+
+pytestmark = pytest.mark.anyio
+
+SCOPE: dict[str, Any] = {"type": "http"}
+
+
+class Client:
+    """The other end: collects what is sent, and leaves when told to."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.gone = asyncio.Event()
+
+    async def send(self, message: Message) -> None:
+        self.messages.append(message)
+
+    async def receive(self) -> Message:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    @property
+    def text(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.messages)
+
+    @property
+    def has_end(self) -> bool:
+        return self.messages[-1].get("more_body") is False
+
+
+async def test_events_are_named_lines() -> None:
+    """An event is its name, its data and an empty line, in an answer that nobody keeps or holds."""
+
+    async def run(emit: Emit) -> None:
+        await emit("progress", b'{"a": 1}')
+        await emit("completed", b"{}")
+
+    client = Client()
+    await EventStream(run)(SCOPE, client.receive, client.send)
+    assert b'event: progress\ndata: {"a": 1}\n\nevent: completed\ndata: {}\n\n' == client.text
+    assert client.has_end
+    headers = dict(client.messages[0]["headers"])
+    assert b"text/event-stream; charset=utf-8" == headers[b"content-type"]
+    assert (b"no-store", b"no") == (headers[b"cache-control"], headers[b"x-accel-buffering"])
+    assert b"content-length" not in headers
+
+
+async def test_silence_is_broken_by_comments() -> None:
+    """When nothing happens a comment is sent again and again, and only then."""
+    client = Client()
+
+    async def run(emit: Emit) -> None:
+        await emit("progress", b"{}")
+        while client.text.count(b":\n\n") < 3:  # noqa: ASYNC110 - a client has no event
+            await asyncio.sleep(0.001)
+
+    await EventStream(run, heartbeat_s=0.01)(SCOPE, client.receive, client.send)
+    assert b"event: progress\ndata: {}\n\n" + b":\n\n" * 3 == client.text
+
+
+async def test_who_leaves_is_noticed_in_the_silence() -> None:
+    """When the client has gone, what runs for it is cancelled and has cleaned up at the return."""
+    client, cleaned = Client(), []
+
+    async def run(emit: Emit) -> None:
+        client.gone.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaned.append(True)
+
+    await EventStream(run)(SCOPE, client.receive, client.send)
+    assert [True] == cleaned
+    assert not client.has_end
+
+
+async def test_an_unexpected_error_is_not_an_end() -> None:
+    """What `run` raises comes out, and the stream is cut, not finished."""
+
+    async def run(emit: Emit) -> None:
+        raise ValueError("broken")
+
+    client = Client()
+    with pytest.raises(ValueError, match="broken"):
+        await EventStream(run)(SCOPE, client.receive, client.send)
+    assert not client.has_end
