@@ -14,13 +14,11 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from starlette.types import ASGIApp
 
-from model.zoo import ModelInfo
 from service import __version__, refusals
 from service.answers import class_entry, generation_json, image_response, model_card
 from service.delivery import RETRY_ELSEWHERE_S, Delivery
 from service.errors import Draining, NotReady, ServiceError
-from service.job_queue import MemoryJobQueue
-from service.jobs import Job, JobResult, WorkerStatus
+from service.jobs import Job, JobResult
 from service.metrics import CONTENT_TYPE, Metrics
 from service.middleware import BodyLimit, Observation
 from service.negotiation import EVENTS_TYPE, OFFERED, Answer, choose_answer, raw_format
@@ -35,8 +33,9 @@ from service.schemas import (
     Version,
     error_responses,
 )
+from service.served_models import ServedModel, ServedModels
 from service.settings import Settings
-from service.submission import check_is_single, check_model, make_job
+from service.submission import check_is_single, make_job
 
 DOCS_PAGE = Path(__file__).parent / "web" / "docs.html"
 RETRY_WHEN_LOADED_S = 2.0
@@ -45,14 +44,10 @@ RETRY_WHEN_LOADED_S = 2.0
 class Api:
     """The handlers of all routes, and the application that they make."""
 
-    def __init__(
-        self, *, settings: Settings, info: ModelInfo, queue: MemoryJobQueue, metrics: Metrics
-    ) -> None:
+    def __init__(self, *, settings: Settings, models: ServedModels, metrics: Metrics) -> None:
         self._settings = settings
-        self._info = info
-        self._queue = queue
+        self._models = models
         self._metrics = metrics
-        self._delivery = Delivery(queue, metrics)
         self._created = int(time.time())
         self._is_draining = False
         app = Application(
@@ -113,13 +108,15 @@ class Api:
         """
         started = time.monotonic()
         answer = choose_answer(request.headers.get("accept"), body.output_format)
-        job = await self._submit(body, answer)
+        served = self._models.find(body.model)
+        job = await self._submit(served, body, answer)
+        delivery = Delivery(served.info.name, served.queue, self._metrics)
 
         def render(result: JobResult) -> bytes:
             return generation_json(
                 job,
                 result,
-                self._info,
+                served.info,
                 created=int(time.time()),
                 total_s=time.monotonic() - started,
                 metadata=body.metadata,
@@ -127,19 +124,18 @@ class Api:
             )
 
         if answer == "events":
-            return self._delivery.events(job, render)
-        result = await self._delivery.result(job, request.receive)
+            return delivery.events(job, render)
+        result = await delivery.result(job, request.receive)
         if answer == "json":
             text = await asyncio.to_thread(render, result)
             return Response(text, media_type="application/json")
-        return image_response(job, result, self._info)
+        return image_response(job, result, served.info)
 
     async def models(self) -> ModelList:
-        return ModelList(data=[await self._model_card()])
+        return ModelList(data=[await self._model_card(served) for served in self._models])
 
     async def model(self, model_id: str) -> ModelCard:
-        check_model(model_id, self._info)
-        return await self._model_card()
+        return await self._model_card(self._models.find(model_id))
 
     async def classes(
         self,
@@ -147,8 +143,7 @@ class Api:
         model: Annotated[str | None, Query(description="Id of a served model.")] = None,
         limit: Annotated[int, Query(ge=1, le=10000)] = 1000,
     ) -> ClassList:
-        check_model(model, self._info)
-        labels = self._info.class_labels
+        labels = self._models.find(model).info.class_labels
         found = labels.search(q, limit) if q.strip() else labels[:limit]
         return ClassList(data=[class_entry(label) for label in found])
 
@@ -156,17 +151,20 @@ class Api:
         return Health(status="live")
 
     async def readyz(self) -> Health:
-        await self._check_ready()
+        self._check_not_draining()
+        for served in self._models:
+            # A queue of its own machine is ready when it answers; one in memory with its worker.
+            if await served.ready_worker() is None and self._settings.redis_url is None:
+                raise _no_worker(served)
         return Health(status="ready")
 
     async def metrics(self) -> Response:
-        stats = await self._queue.stats()
+        stats = {served.info.name: await served.queue.stats() for served in self._models}
         return Response(self._metrics.render(stats), media_type=CONTENT_TYPE)
 
     async def version(self) -> Version:
-        return Version(
-            version=__version__, model=self._info.name, model_revision=self._info.revision
-        )
+        info = self._models.default.info
+        return Version(version=__version__, model=info.name, model_revision=info.revision)
 
     async def docs(self) -> FileResponse:
         return FileResponse(DOCS_PAGE, media_type="text/html")
@@ -174,40 +172,41 @@ class Api:
     async def root(self) -> RedirectResponse:
         return RedirectResponse("/docs")
 
-    async def _submit(self, body: GenerationRequest, answer: Answer) -> Job:
+    async def _submit(self, served: ServedModel, body: GenerationRequest, answer: Answer) -> Job:
         raw = raw_format(answer)
         try:
             job = make_job(
                 body,
-                self._info,
+                served.info,
                 self._settings,
                 raw or body.output_format or "png",
                 with_partials=answer == "events",
             )
             if raw:
                 check_is_single(job)
-            await self._check_ready()
-            await self._queue.admit(job)
+            self._check_not_draining()
+            if await served.ready_worker() is None:
+                raise _no_worker(served)
+            await served.queue.admit(job)
         except ServiceError as error:
-            self._metrics.count_rejection(error.code)
+            self._metrics.count_rejection(served.info.name, error.code)
             raise
         return job
 
-    async def _check_ready(self) -> None:
+    def _check_not_draining(self) -> None:
         if self._is_draining:
             raise Draining("this server is shutting down", retry_after_s=RETRY_ELSEWHERE_S)
-        if await self._ready_worker() is None:
-            raise NotReady(
-                f"the model {self._info.name} is still loading", retry_after_s=RETRY_WHEN_LOADED_S
-            )
 
-    async def _ready_worker(self) -> WorkerStatus | None:
-        workers = await self._queue.workers()
-        return next((worker for worker in workers if worker.phase == "ready"), None)
+    async def _model_card(self, served: ServedModel) -> ModelCard:
+        worker = await served.ready_worker()
+        return model_card(served.info, self._settings, self._created, worker)
 
-    async def _model_card(self) -> ModelCard:
-        worker = await self._ready_worker()
-        return model_card(self._info, self._settings, self._created, worker)
+
+def _no_worker(served: ServedModel) -> NotReady:
+    return NotReady(
+        f"no worker is ready for the model {served.info.name}: it may be loading",
+        retry_after_s=RETRY_WHEN_LOADED_S,
+    )
 
 
 def _warnings(request: Request, body: GenerationRequest, answer: Answer) -> list[str]:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
-from service.queue_errors import QueueUnavailable
+from service.errors import QueueUnavailable
 
 logger = logging.getLogger("bar.queue")
 

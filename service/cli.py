@@ -15,6 +15,8 @@ from service.errors import BarError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("service.commands.serve", "serve a model over HTTP"),
+    "worker": ("service.commands.worker", "make the images of a queue on a Redis server"),
+    "queue": ("service.commands.queue", "look into such a queue: counts, dead jobs"),
     "generate": ("service.commands.generate", "make images without a server"),
     "models": ("service.commands.models", "list the models, and which are on this machine"),
     "download": ("service.commands.download", "fetch a published model"),

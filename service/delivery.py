@@ -10,7 +10,7 @@ import base64
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from starlette.types import Receive
 
@@ -19,11 +19,12 @@ from service.errors import (
     DeadlineExceeded,
     Draining,
     GenerationFailed,
+    QueueUnavailable,
     ServiceError,
     WorkerLost,
 )
 from service.event_stream import Emit, EventStream, disconnected
-from service.job_queue import MemoryJobQueue
+from service.job_queue import JobQueue
 from service.jobs import Job, JobOutcome, JobResult, JobState, JobView, PartialImage
 from service.metrics import Metrics
 
@@ -32,9 +33,10 @@ POLL_S = 1.0  # after which a waiting job's place in the queue is looked up agai
 
 
 class Delivery:
-    """Gives clients what becomes of the jobs of one queue."""
+    """Gives clients what becomes of the jobs of one model."""
 
-    def __init__(self, queue: MemoryJobQueue, metrics: Metrics) -> None:
+    def __init__(self, model: str, queue: JobQueue, metrics: Metrics) -> None:
+        self._model = model
         self._queue = queue
         self._metrics = metrics
 
@@ -58,7 +60,7 @@ class Delivery:
             finally:
                 gone.cancel()
                 ended.cancel()
-        return _result_of(outcome, job)
+        return self._result_of(outcome, job)
 
     def events(self, job: Job, render: Callable[[JobResult], bytes]) -> EventStream:
         """Answer with the job's events; `render` makes the data of the last, on one line."""
@@ -67,7 +69,7 @@ class Delivery:
             async with self._until_end(job):
                 outcome = await self._follow(job, emit)
             try:
-                result = _result_of(outcome, job)
+                result = self._result_of(outcome, job)
             except ServiceError as error:
                 await emit("error", json.dumps(error.envelope()).encode())
             else:
@@ -95,16 +97,25 @@ class Delivery:
 
     async def _expire(self, job: Job) -> None:
         if phase := await self._queue.expire(job.id):
-            self._metrics.count_cancellation(phase, "timeout")
+            self._metrics.count_cancellation(self._model, phase, "timeout")
 
     @asynccontextmanager
     async def _until_end(self, job: Job) -> AsyncIterator[None]:
         try:
             yield
+        except BaseException:
+            # Nobody waits any longer. While the queue is away, the job's own time ends it.
+            with suppress(QueueUnavailable):
+                if phase := await self._queue.cancel(job.id):
+                    self._metrics.count_cancellation(self._model, phase, "disconnect")
+            raise
         finally:
-            # However this ended, nobody waits any longer; an ended job is not touched by it.
-            if phase := await self._queue.cancel(job.id):
-                self._metrics.count_cancellation(phase, "disconnect")
+            await self._queue.forget(job.id)
+
+    def _result_of(self, outcome: JobOutcome, job: Job) -> JobResult:
+        result = _result_of(outcome, job)
+        self._metrics.observe_job(self._model, result.timings, len(result.images))
+        return result
 
 
 def _result_of(outcome: JobOutcome, job: Job) -> JobResult:

@@ -1,9 +1,10 @@
 """The engine's thread, and what runs in it: one turn of the engine at a time.
 
 An engine is not thread-safe and its calls are long, so one thread makes all of them while the
-event loop waits. A turn is one hop into that thread: slots are freed and filled, a step is made,
-what is full starts to be decoded. Torch is not imported here: the engine comes from outside, and
-its errors are told apart by their names.
+event loop waits. A turn is one hop into that thread: slots are freed and filled, steps are made,
+what is full starts to be decoded. A hop costs as much as a short step, so a turn goes on while
+there is no news: nobody came, no image is full, no preview is due. Torch is not imported here: the
+engine comes from outside, and its errors are told apart by their names.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from model.config import ImageRequest
@@ -24,6 +26,8 @@ from service.scheduler import Image
 if TYPE_CHECKING:
     from model.engine import Engine
     from model.fast_decoder import Decoding
+
+MAX_TURN_S = 0.02  # without news: a cancelled job gives its slots back after so long, and a step
 
 T = TypeVar("T")
 
@@ -95,8 +99,8 @@ class Turn:
     """What one turn did."""
 
     counters: EngineCounters
-    step_s: float = 0.0
-    shares: dict[Image, float] = field(default_factory=dict)  # of tokens drawn; empty: no step
+    step_times_s: list[float] = field(default_factory=list)  # all of the same images
+    shares: dict[Image, float] = field(default_factory=dict)  # of tokens drawn, after the steps
     previews: list[Preview] = field(default_factory=list)
     full: list[Image] = field(default_factory=list)  # out of their slots, in the pixels' order
     pixels: ArrivingPixels | None = None
@@ -110,9 +114,14 @@ class EngineDriver:
         self._engine = engine
         self._images: dict[int, Image] = {}  # by slot
 
-    def turn(self, dropped: Sequence[Image], admitted: Sequence[Image]) -> Turn:
-        """Free the slots of `dropped` images, fill free ones with `admitted`, make one step and
-        begin to decode what is full.
+    def turn(
+        self,
+        dropped: Sequence[Image],
+        admitted: Sequence[Image],
+        has_news: Callable[[], bool] = lambda: True,
+    ) -> Turn:
+        """Free the slots of `dropped` images, fill free ones with `admitted`, make one step or, as
+        long as not `has_news`, more of them, and begin to decode what is full.
 
         Raises what the engine raises; call `clear` then.
         """
@@ -124,16 +133,21 @@ class EngineDriver:
             images[engine.admit(image.request)] = image
         if not images:
             return Turn(self._counters())
-        started = time.monotonic()
-        full = engine.step()
-        full_at = time.monotonic()
-        shares = {slot: engine.progress(slot) for slot in images}
-        previews = self._previews(shares)
+        ends = [time.monotonic()]
+        full: list[int] = []
+        due: list[int] = []
+        while len(ends) == 1 or not (full or due or has_news() or ends[-1] > ends[0] + MAX_TURN_S):
+            full = engine.step()
+            ends.append(time.monotonic())
+            due = self._due_previews()
+        shares = {image: engine.progress(slot) for slot, image in images.items()}
+        previews = self._previews(due)
+        full_at = ends[-1]
         pixels = self._start_decode(full) if full else None
         return Turn(
             counters=self._counters(),
-            step_s=full_at - started,
-            shares={images[slot]: share for slot, share in shares.items()},
+            step_times_s=[end - start for start, end in pairwise(ends)],
+            shares=shares,
             previews=previews,
             full=[images.pop(slot) for slot in full],
             pixels=pixels,
@@ -171,12 +185,22 @@ class EngineDriver:
                 self._engine.cancel(slot)
             return ArrivingPixels(error)
 
-    def _previews(self, shares: dict[int, float]) -> list[Preview]:
-        due = [slot for slot, share in shares.items() if _is_preview_due(self._images[slot], share)]
-        if not due:
+    def _due_previews(self) -> list[int]:
+        """Return the slots of images that the newest step brought to a share to be shown."""
+        return [
+            slot
+            for slot, image in self._images.items()
+            if image.job.partial_images and _is_preview_due(image, self._engine.progress(slot))
+        ]
+
+    def _previews(self, slots: list[int]) -> list[Preview]:
+        if not slots:
             return []
-        rows = zip(due, self._engine.preview(due), strict=True)
-        return [Preview(self._images[slot], pixels, shares[slot]) for slot, pixels in rows]
+        rows = zip(slots, self._engine.preview(slots), strict=True)
+        return [
+            Preview(self._images[slot], pixels, self._engine.progress(slot))
+            for slot, pixels in rows
+        ]
 
     def _counters(self) -> EngineCounters:
         engine = self._engine
@@ -193,4 +217,4 @@ def _is_preview_due(image: Image, share: float) -> bool:
     job = image.job
     parts, tokens = job.partial_images + 1, round(share * job.num_steps)
     before = (tokens - 1) * parts // job.num_steps
-    return parts > 1 and share < 1 and tokens * parts // job.num_steps > before
+    return share < 1 and tokens * parts // job.num_steps > before

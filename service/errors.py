@@ -10,9 +10,12 @@
         ├── NotAcceptable        406  no representation that the Accept header asks for
         ├── BodyTooLarge         413  counted as received
         ├── UnsupportedMediaType 415  the body is not declared as JSON
+        ├── IdempotencyMismatch  422  the key stands for another body
+        ├── QuotaExceeded        429  too many unfinished jobs of one caller
         ├── QueueFull            429  with Retry-After from the queue's cost and the measured speed
         ├── ClientDisconnected   499  nobody is left to read the answer; seen in metrics only
         ├── GenerationFailed     500  the engine or an encoder failed; details are in the log
+        ├── QueueUnavailable     503  the queue's server is away, or full
         ├── NotReady             503  weights are loading
         ├── Draining             503  the process is shutting down
         ├── WorkerLost           503  the worker ended before the job did
@@ -102,6 +105,14 @@ class UnsupportedMediaType(ServiceError):
     code = "unsupported_media_type"
 
 
+class IdempotencyMismatch(ServiceError):
+    code = "idempotency_mismatch"
+
+
+class QuotaExceeded(ServiceError):
+    code = "quota_exceeded"
+
+
 class QueueFull(ServiceError):
     code = "queue_full"
 
@@ -112,6 +123,10 @@ class ClientDisconnected(ServiceError):
 
 class GenerationFailed(ServiceError):
     code = "generation_failed"
+
+
+class QueueUnavailable(ServiceError):
+    code = "queue_unavailable"
 
 
 class NotReady(ServiceError):
@@ -137,9 +152,12 @@ STATUSES: dict[type[ServiceError], int] = {
     NotAcceptable: 406,
     BodyTooLarge: 413,
     UnsupportedMediaType: 415,
+    IdempotencyMismatch: 422,
+    QuotaExceeded: 429,
     QueueFull: 429,
     ClientDisconnected: 499,
     GenerationFailed: 500,
+    QueueUnavailable: 503,
     NotReady: 503,
     Draining: 503,
     WorkerLost: 503,

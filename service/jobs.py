@@ -5,6 +5,7 @@ may live in different processes. A job's images are fixed at admission, seeds in
 again, elsewhere, it gives the same bytes.
 """
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,6 +18,11 @@ Priority = Literal["low", "normal", "high"]
 
 # A job is served as though it had come so much earlier: priority is a lead that age overcomes.
 PRIORITY_LEADS_S: dict[Priority, float] = {"low": -15.0, "normal": 0.0, "high": 15.0}
+
+
+def new_job_id() -> str:
+    """Return an id that no other job has, and nobody guesses."""
+    return f"gen_{secrets.token_hex(12)}"
 
 
 class JobState(StrEnum):

@@ -15,7 +15,7 @@ from dataclasses import replace
 from heapq import heappop, heappush
 
 from service.chores import each_interval, end_tasks
-from service.errors import QueueFull
+from service.errors import IdempotencyMismatch, QueueFull, QuotaExceeded
 from service.jobs import (
     Claim,
     DeadLetter,
@@ -31,7 +31,6 @@ from service.jobs import (
     WorkerStatus,
 )
 from service.memory_record import Book, Record
-from service.queue_errors import IdempotencyMismatch, QuotaExceeded
 from service.queue_policy import QueuePolicy, backlog_s, retry_after_s, throughput
 
 logger = logging.getLogger("bar.queue")

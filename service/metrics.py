@@ -6,7 +6,8 @@ No label holds a request id, a class, a seed or anything else that clients can m
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -33,17 +34,18 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 150,
 STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 BATCH_SIZES = tuple(2**n for n in range(11))
 TENTHS = tuple(n / 10 for n in range(1, 11))
+Readings = dict[str, tuple[str, float]]  # text and value by name
+
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Metrics:
-    """The metrics of one process, which serves one model, in a registry of their own."""
+    """The metrics of one process in a registry of their own; `models` are names and revisions."""
 
-    def __init__(self, model_name: str, model_revision: str) -> None:
-        self._model_name = model_name
+    def __init__(self, models: Mapping[str, str]) -> None:
         self._registry = registry = CollectorRegistry()
-        self._queue = _QueueCollector(model_name, model_revision)
-        registry.register(self._queue)
+        self._queues = _QueueCollector(models)
+        registry.register(self._queues)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
         self._requests = Counter(
@@ -71,13 +73,11 @@ class Metrics:
         )
         self._step_seconds = self._histogram(
             "bar_step_seconds", "One step of the engine", STEP_SECONDS
-        ).labels(model_name)
+        )
         self._batch_fill = self._histogram(
             "bar_batch_fill_ratio", "Share of the slots that took part in a step", TENTHS
-        ).labels(model_name)
-        self._batch_size = self._histogram(
-            "bar_batch_size", "Images in a step", BATCH_SIZES
-        ).labels(model_name)
+        )
+        self._batch_size = self._histogram("bar_batch_size", "Images in a step", BATCH_SIZES)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, ["model_name", *labels], registry=self._registry)
@@ -92,86 +92,86 @@ class Metrics:
         self._requests.labels(handler, method, str(status)).inc()
         self._request_seconds.labels(handler, method).observe(seconds)
 
-    def count_rejection(self, reason: str) -> None:
+    def count_rejection(self, model: str, reason: str) -> None:
         """Count a request that did not become a job; `reason` is an error's code."""
-        self._rejections.labels(self._model_name, reason).inc()
+        self._rejections.labels(model, reason).inc()
 
-    def count_cancellation(self, phase: str, cause: str) -> None:
+    def count_cancellation(self, model: str, phase: str, cause: str) -> None:
         """Count a job that was stopped while it was in `phase`."""
-        self._cancellations.labels(self._model_name, phase, cause).inc()
+        self._cancellations.labels(model, phase, cause).inc()
 
-    def observe_step(self, seconds: float, num_images: int, num_slots: int) -> None:
+    def observe_step(self, model: str, seconds: float, num_images: int, num_slots: int) -> None:
         """Record one step of the engine for `num_images` images."""
-        self._step_seconds.observe(seconds)
-        self._batch_fill.observe(num_images / num_slots)
-        self._batch_size.observe(num_images)
+        self._step_seconds.labels(model).observe(seconds)
+        self._batch_fill.labels(model).observe(num_images / num_slots)
+        self._batch_size.labels(model).observe(num_images)
 
-    def observe_job(self, timings: JobTimings, num_images: int) -> None:
+    def observe_job(self, model: str, timings: JobTimings, num_images: int) -> None:
         """Record a job that succeeded."""
-        self._images.labels(self._model_name).inc(num_images)
+        self._images.labels(model).inc(num_images)
         for stage in ("queue", "generation", "decode", "encode"):
             seconds = getattr(timings, f"{stage}_s")
-            self._stage_seconds.labels(self._model_name, stage).observe(seconds)
+            self._stage_seconds.labels(model, stage).observe(seconds)
 
-    def render(self, stats: QueueStats) -> bytes:
-        """Return the exposition text, its levels from `stats`."""
-        self._queue.stats = stats
+    def render(self, stats: Mapping[str, QueueStats]) -> bytes:
+        """Return the exposition text, its levels from `stats` of each model's queue."""
+        self._queues.stats = stats
         return generate_latest(self._registry)
 
 
 class _QueueCollector(Collector):
-    """Turns one reading of the queue into metrics."""
+    """Turns one reading of each queue into metrics."""
 
-    def __init__(self, model_name: str, model_revision: str) -> None:
-        self._model_name = model_name
-        self._model_revision = model_revision
-        self.stats: QueueStats | None = None
+    def __init__(self, models: Mapping[str, str]) -> None:
+        self._models = models
+        self.stats: Mapping[str, QueueStats] = {}
 
     def collect(self) -> Iterator[Metric]:
         """Yield the levels of `stats`; nothing when the registry asks, before any scrape."""
-        if self.stats is None:
+        if not self.stats:
             return
-        for name, (text, value) in _levels(self.stats).items():
-            gauge = GaugeMetricFamily(name, text, labels=["model_name"])
-            gauge.add_metric([self._model_name], value)
-            yield gauge
-        for name, (text, value) in _totals(self.stats).items():
-            counter = CounterMetricFamily(name, text, labels=["model_name"])
-            counter.add_metric([self._model_name], value)
-            yield counter
-        yield self._stage_seconds(self.stats)
-        ended = CounterMetricFamily(
-            "bar_jobs_ended", "Jobs by terminal state", labels=["model_name", "state"]
-        )
-        for state, count in self.stats.num_ended.items():
-            ended.add_metric([self._model_name, state], count)
-        yield ended
-        yield InfoMetricFamily(
-            "bar_model",
-            "The served model",
-            {"model_name": self._model_name, "revision": self._model_revision},
-        )
+        yield from self._families(GaugeMetricFamily, _levels)
+        yield from self._families(CounterMetricFamily, _totals)
+        yield self._by("bar_engine_stage_seconds", "stage", _stage_seconds,
+                       "Time of the engine in each stage, where it is measured")  # fmt: skip
+        yield self._by("bar_jobs_ended", "state", lambda stats: stats.num_ended,
+                       "Jobs by terminal state")  # fmt: skip
+        for name, revision in self._models.items():
+            values = {"model_name": name, "revision": revision}
+            yield InfoMetricFamily("bar_model", "The served model", values)
         yield InfoMetricFamily("bar_build", "This software", {"version": __version__})
 
-    def _stage_seconds(self, stats: QueueStats) -> Metric:
-        seconds: dict[str, float] = defaultdict(float)
-        for worker in stats.workers:
-            for stage, spent in worker.counters.stage_s.items():
-                seconds[stage] += spent
-        family = CounterMetricFamily(
-            "bar_engine_stage_seconds",
-            "Time of the engine in each stage, where it is measured",
-            labels=["model_name", "stage"],
-        )
-        for stage, value in seconds.items():
-            family.add_metric([self._model_name, stage], value)
+    def _families(self, kind: Any, read: Callable[[QueueStats], Readings]) -> Iterator[Metric]:
+        readings = {model: read(stats) for model, stats in self.stats.items()}
+        for name, (text, _) in next(iter(readings.values())).items():
+            family = kind(name, text, labels=["model_name"])
+            for model, values in readings.items():
+                family.add_metric([model], values[name][1])
+            yield family
+
+    def _by(
+        self, name: str, label: str, read: Callable[[QueueStats], Mapping[Any, float]], text: str
+    ) -> Metric:
+        family = CounterMetricFamily(name, text, labels=["model_name", label])
+        for model, stats in self.stats.items():
+            for key, value in read(stats).items():
+                family.add_metric([model, key], value)
         return family
 
 
-def _totals(stats: QueueStats) -> dict[str, tuple[str, float]]:
+def _stage_seconds(stats: QueueStats) -> dict[str, float]:
+    seconds: dict[str, float] = defaultdict(float)
+    for worker in stats.workers:
+        for stage, spent in worker.counters.stage_s.items():
+            seconds[stage] += spent
+    return seconds
+
+
+def _totals(stats: QueueStats) -> Readings:
     counters = [worker.counters for worker in stats.workers]
     return {
         "bar_jobs_accepted": ("Jobs admitted", stats.num_accepted),
+        "bar_redeliveries": ("Claims taken back from lost workers", stats.num_redelivered),
         "bar_prefix_cache_hits": (
             "Class prefixes that the engine had",
             sum(counted.prefix_hits for counted in counters),
@@ -187,12 +187,13 @@ def _totals(stats: QueueStats) -> dict[str, tuple[str, float]]:
     }
 
 
-def _levels(stats: QueueStats) -> dict[str, tuple[str, float]]:
+def _levels(stats: QueueStats) -> Readings:
     workers = [worker for worker in stats.workers if worker.phase == "ready"]
     num_slots = sum(worker.num_slots for worker in workers)
     num_used = num_slots - sum(worker.free_slots for worker in workers)
     step_s = max((worker.step_s for worker in workers), default=0.0)
     return {
+        "bar_dead_letters": ("Jobs given up and kept to be looked at", stats.num_dead_letters),
         "bar_jobs_waiting": ("Jobs that wait for a slot", stats.jobs_waiting),
         "bar_jobs_running": ("Jobs claimed by a worker", stats.jobs_running),
         "bar_images_waiting": ("Images of waiting jobs", stats.images_waiting),

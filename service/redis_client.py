@@ -34,7 +34,7 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
-from service.queue_errors import QueueUnavailable
+from service.errors import QueueUnavailable
 
 SCRIPTS = Path(__file__).parent / "lua"
 CONNECT_TIMEOUT_S = 0.5

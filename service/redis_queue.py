@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 from service.chores import Chores, each_interval, end_tasks
-from service.errors import QueueFull
+from service.errors import IdempotencyMismatch, QueueFull, QueueUnavailable, QuotaExceeded
 from service.jobs import (
     DeadLetter,
     IdempotencyKey,
@@ -25,7 +25,6 @@ from service.jobs import (
     QueueStats,
     WorkerStatus,
 )
-from service.queue_errors import IdempotencyMismatch, QueueUnavailable, QuotaExceeded
 from service.queue_keys import Keys
 from service.queue_policy import QueuePolicy, retry_after_s
 from service.redis_client import connect
@@ -228,8 +227,10 @@ class RedisJobQueue:
         self._watch.notify(message.partition(" ")[0])
 
     async def close(self) -> None:
+        """Answer whoever waits here that nothing will come, and stop what nobody then wants."""
         self._is_closed = True
         for job_id in list(self._awaited):
+            self._chores.add(self._scripts.cancel(job_id, JobState.CANCELLED))
             self._watch.notify(job_id)
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from service.queue_errors import QueueUnavailable
+from service.errors import QueueUnavailable
 from service.queue_keys import Keys
 from service.redis_client import BLOCKING_S, commands
 

@@ -14,10 +14,10 @@ from dataclasses import replace
 from typing import Any
 
 from service.chores import Chores, each_interval, end_tasks
+from service.errors import QueueUnavailable
 from service.jobs import Claim, JobProgress, JobResult, PartialImage, WorkerStatus
 from service.lease_keeper import LeaseKeeper
 from service.payloads import PayloadError, decode_job, encode_partial, encode_result
-from service.queue_errors import QueueUnavailable
 from service.queue_keys import Keys
 from service.queue_policy import QueuePolicy
 from service.redis_client import BLOCKING_S, connect
@@ -69,6 +69,11 @@ class RedisWorkQueue:
             self._scripts, url, name, lease_s=policy.lease_s, stall_s=stall_s,
             holds=self._holds, on_lost=self._on_lost, on_stall=on_stall,
         )  # fmt: skip
+
+    @property
+    def num_held(self) -> int:
+        """How many claims have not ended."""
+        return len(self._held)
 
     async def wait_ready(self) -> None:
         self._keeper.beat()

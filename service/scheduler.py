@@ -148,6 +148,11 @@ class Scheduler:
         """Steps of all waiting and running images together."""
         return round(sum(held.steps_left for held in self._jobs.values()))
 
+    @property
+    def is_learning(self) -> bool:
+        """Whether the next step's time may let images in that wait now."""
+        return self._target_step_s > 0 and any(held.num_waiting for held in self._jobs.values())
+
     def room(self) -> int:
         """Return how many images to claim now: those that would compete for the next places.
 
@@ -185,9 +190,10 @@ class Scheduler:
                 heapq.heappop(waiting)
         return images
 
-    def advance(self, shares: Mapping[Image, float], seconds: float) -> None:
-        """Note what one step took and the share of its tokens that each image now has."""
-        self._times.observe(len(shares), seconds)
+    def advance(self, shares: Mapping[Image, float], step_times_s: Iterable[float]) -> None:
+        """Note what steps took and the share of its tokens that each of their images now has."""
+        for seconds in step_times_s:
+            self._times.observe(len(shares), seconds)
         for image, share in shares.items():
             self._jobs[image.job.id].running[image] = share
 

@@ -1,9 +1,10 @@
 """The process behind `bar serve`: its objects wired together, its start and its end.
 
-`bootstrap` builds everything once and hands each part what it needs; there are no globals. The API
-is up before the weights are: they load in the engine's thread. On SIGTERM or SIGINT no further
-request is accepted, what was accepted is answered, and what is not done within the grace time
-is answered with 503.
+`bootstrap` builds everything once and hands each part what it needs; there are no globals. With a
+queue in memory the engine is here too, and its weights load in its thread while the API is up
+already; with a queue on a Redis server this process is the API alone. On SIGTERM or SIGINT no
+further request is accepted, what was accepted is answered, and what is not done within the grace
+time is answered with 503.
 """
 
 import asyncio
@@ -11,10 +12,12 @@ import contextlib
 import errno
 import logging
 import math
+import os
+import secrets
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +27,12 @@ from model.zoo import ModelInfo
 from service.api import Api
 from service.engine_driver import EngineThread
 from service.errors import StartupError
-from service.job_queue import MemoryJobQueue
+from service.job_queue import JobQueue
+from service.memory_queue import MemoryJobQueue
 from service.metrics import Metrics
+from service.queue_policy import QueuePolicy
+from service.redis_queue import RedisJobQueue
+from service.served_models import ServedModel, ServedModels
 from service.settings import Settings
 from service.worker import run_worker
 
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("bar.server")
 
 CLOSING_S = 5  # to send answers after the grace time
+FOREVER_S = 1e9
 
 
 @dataclass(frozen=True)
@@ -42,44 +50,96 @@ class Service:
     """The parts of one process."""
 
     settings: Settings
-    info: ModelInfo
-    queue: MemoryJobQueue
+    models: ServedModels
+    metrics: Metrics
     api: Api
+    worker: "LocalWorker | None"  # None: the workers are other processes
+
+    @property
+    def info(self) -> ModelInfo:
+        return self.models.default.info
+
+    @property
+    def queue(self) -> JobQueue:
+        return self.models.default.queue
+
+
+@dataclass(frozen=True)
+class LocalWorker:
+    """A worker in the process of its API."""
+
     thread: EngineThread
-    run_worker: Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
+    run: Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 
 
 def bootstrap(settings: Settings, info: ModelInfo, load_engine: Callable[[], "Engine"]) -> Service:
-    """Wire the parts of a process that serves `info`.
+    """Wire the parts of a process that serves `info` all by itself.
 
     Raises: StartupError if the queue could never hold the largest request.
     """
+    _check_bound(settings, info)
+    # Nobody else could try again, and a hung step would only be made again by the same worker.
+    policy = replace(make_policy(settings), max_attempts=1, lease_s=FOREVER_S)
+    queue = MemoryJobQueue(policy)
+    metrics = Metrics({info.name: info.revision})
+    thread = EngineThread()
+    work = partial(
+        run_worker,
+        name="local",
+        info=info,
+        queue=queue,
+        load_engine=load_engine,
+        metrics=metrics,
+        thread=thread,
+        target_step_s=settings.target_step_s,
+    )
+    models = ServedModels([ServedModel(info, queue)])
+    api = Api(settings=settings, models=models, metrics=metrics)
+    return Service(settings, models, metrics, api, LocalWorker(thread, work))
+
+
+def bootstrap_api(settings: Settings, infos: Sequence[ModelInfo]) -> Service:
+    """Wire the parts of an API of queues on the Redis server that `settings` name.
+
+    Raises: StartupError if a queue could never hold the largest request.
+    """
+    assert settings.redis_url is not None
+    policy, name = make_policy(settings), process_name()
+    for info in infos:
+        _check_bound(settings, info)
+    models = ServedModels(
+        [
+            ServedModel(info, RedisJobQueue(settings.redis_url, info.name, policy, name=name))
+            for info in infos
+        ]
+    )
+    metrics = Metrics({info.name: info.revision for info in infos})
+    api = Api(settings=settings, models=models, metrics=metrics)
+    return Service(settings, models, metrics, api, None)
+
+
+def make_policy(settings: Settings) -> QueuePolicy:
+    """Return the numbers that the queue obeys; they must be the same in all its processes."""
+    return QueuePolicy(
+        max_queued_cost=settings.max_queued_steps,
+        max_owner_jobs=settings.max_owner_jobs,
+        lease_s=settings.lease_s,
+        result_ttl_s=settings.result_ttl_s,
+    )
+
+
+def process_name() -> str:
+    """Return a name that no other process has, not even one of the same machine and number."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+def _check_bound(settings: Settings, info: ModelInfo) -> None:
     largest = settings.max_images * info.generator.num_tokens
     if largest > settings.max_queued_steps:
         raise StartupError(
             f"max_queued_steps {settings.max_queued_steps} is less than a request for "
             f"max_images {settings.max_images} takes: {largest} steps"
         )
-    queue = MemoryJobQueue(max_queued_cost=settings.max_queued_steps)
-    metrics = Metrics(info.name, info.revision)
-    thread = EngineThread()
-    return Service(
-        settings=settings,
-        info=info,
-        queue=queue,
-        api=Api(settings=settings, info=info, queue=queue, metrics=metrics),
-        thread=thread,
-        run_worker=partial(
-            run_worker,
-            name="local",
-            info=info,
-            queue=queue,
-            load_engine=load_engine,
-            metrics=metrics,
-            thread=thread,
-            target_step_s=settings.target_step_s,
-        ),
-    )
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -113,19 +173,35 @@ async def serve(
     Raises: what ended the worker, if the worker ended by itself.
     """
     server = _Server(service)
-    worker = asyncio.create_task(service.run_worker(on_ready))
-    worker.add_done_callback(server.stop_without_worker)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop_by_signal)
+    async with contextlib.AsyncExitStack() as queues:
+        for served in service.models:
+            await queues.enter_async_context(served.queue.running())
+        if service.worker is None:
+            on_ready()
+            await server.serve(sockets=[listener])
+        else:
+            await _serve_with_worker(server, service.worker, listener, on_ready)
+        if server.closing:
+            server.closing.cancel()
+    logger.info("stopped")
+
+
+async def _serve_with_worker(
+    server: "_Server",
+    local: LocalWorker,
+    listener: socket.socket,
+    on_ready: Callable[[], None],
+) -> None:
+    worker = asyncio.create_task(local.run(on_ready))
+    worker.add_done_callback(server.stop_without_worker)
     await server.serve(sockets=[listener])
-    if server.closing:
-        server.closing.cancel()
     worker.cancel()
     await asyncio.wait({worker})
     if not worker.cancelled():
         worker.result()
-    logger.info("stopped")
 
 
 class _Server(uvicorn.Server):
@@ -166,7 +242,8 @@ class _Server(uvicorn.Server):
 
     async def _close_after(self, grace_s: float) -> None:
         await asyncio.sleep(grace_s)
-        await self._service.queue.close()
+        for served in self._service.models:
+            await served.queue.close()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -17,6 +17,11 @@ from service.errors import StartupError
 
 PREFIX = "BAR_"
 
+# What a process that answers no requests does not listen to.
+API_SETTINGS = frozenset(
+    {"host", "port", "max_images", "default_timeout_s", "max_timeout_s", "max_body_bytes"}
+)
+
 
 class Settings(BaseModel):
     """The settings of one process; frozen, complete and valid once constructed."""
@@ -25,7 +30,14 @@ class Settings(BaseModel):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    model: str = Field("digits", description="model to serve: a name of `bar models`, or a folder")
+    model: str = Field(
+        "digits",
+        description="model to serve: a name of `bar models`, or a folder; an API of a queue serves "
+        "several, separated by commas",
+    )
+    redis_url: str | None = Field(
+        None, description="Redis server of the queue; without one, it is in this process's memory"
+    )
     revision: str | None = Field(None, description="hub revision of the model")
     cache_dir: Path | None = Field(None, description="folder of downloaded models")
     offline: bool = Field(False, description="never use the network")
@@ -50,6 +62,16 @@ class Settings(BaseModel):
     max_queued_steps: int = Field(
         65536, ge=1, description="bound of the queue, as images x steps of an image"
     )
+    max_owner_jobs: int = Field(10000, ge=1, description="unfinished jobs that one caller may have")
+    lease_s: float = Field(
+        10.0, ge=0.5, le=600, description="time after which a silent worker counts as lost"
+    )
+    stall_s: float = Field(
+        30.0, ge=1, le=3600, description="time without a finished step after which a worker ends"
+    )
+    result_ttl_s: float = Field(
+        900.0, ge=1, le=604800, description="time for which the queue's server keeps results"
+    )
     default_timeout_s: float = Field(
         60.0, gt=0, allow_inf_nan=False, description="time that a request has unless it says"
     )
@@ -64,6 +86,11 @@ class Settings(BaseModel):
         "info", description="least severe level that is logged"
     )
     log_json: bool = Field(False, description="log one JSON object per line")
+
+    @property
+    def model_names(self) -> list[str]:
+        """The models to serve, the default first."""
+        return [name.strip() for name in self.model.split(",")]
 
     @classmethod
     def load(
@@ -85,6 +112,9 @@ class Settings(BaseModel):
                 f"max_timeout_s {settings.max_timeout_s:g}"
             )
         return settings
+
+
+WORKER_SETTINGS = [name for name in Settings.model_fields if name not in API_SETTINGS]
 
 
 def _from_environment(environ: Mapping[str, str], known: set[str]) -> dict[str, str]:

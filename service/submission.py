@@ -12,8 +12,8 @@ from dataclasses import replace
 from model.class_labels import AmbiguousClassError, UnknownClassError
 from model.config import MAX_SEED, ImageRequest, SamplingConfig
 from model.zoo import ModelInfo
-from service.errors import InvalidRequest, NotFound
-from service.jobs import Job, OutputFormat
+from service.errors import InvalidRequest
+from service.jobs import Job, OutputFormat, new_job_id
 from service.schemas import GenerationRequest
 from service.settings import Settings
 
@@ -28,15 +28,14 @@ def make_job(
 ) -> Job:
     """Turn `body` into a job of `info`'s model; `with_partials` if its client can be shown any.
 
-    Raises: NotFound for another model; InvalidRequest names the field that is wrong.
+    Raises: InvalidRequest names the field that is wrong.
     """
-    check_model(body.model, info)
     class_ids = [class_id for class_id in _class_ids(body, info) for _ in range(body.num_images)]
     _check_count(body, len(class_ids), settings.max_images)
     sampling = _sampling(body, info)
     seed = secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed
     return Job(
-        id=f"gen_{secrets.token_hex(12)}",
+        id=new_job_id(),
         images=tuple(
             ImageRequest(class_id=class_id, seed=(seed + i) % (MAX_SEED + 1), sampling=sampling)
             for i, class_id in enumerate(class_ids)
@@ -56,16 +55,6 @@ def check_is_single(job: Job) -> None:
             f"a raw {job.output_format} answer holds one image, and {len(job.images)} are asked "
             "for: ask for one, or send Accept: application/json",
             param="num_images",
-        )
-
-
-def check_model(name: str | None, info: ModelInfo) -> None:
-    """Raise NotFound unless `name` is left out or the served model's."""
-    if name is not None and name != info.name:
-        raise NotFound(
-            f"this server does not serve that model; it serves {info.name}",
-            param="model",
-            code="model_not_found",
         )
 
 

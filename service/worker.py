@@ -1,8 +1,8 @@
 """The worker: claims jobs from the queue, drives the engine, hands the images back.
 
-One loop, whose every turn is one step of the engine for all images in it. Requests that arrive
-together share steps; an image joins at a step boundary, when the scheduler lets it in, and leaves
-when it is full.
+One loop, whose every turn is a step of the engine for all images in it, or a few of them where
+nothing happens in between. Requests that arrive together share steps; an image joins at a step
+boundary, when the scheduler lets it in, and leaves when it is full.
 
 Pixels are waited for and encoded in a pool of threads, while the next step runs. A turn that fails
 takes the jobs in the engine with it and no others; after an error that only a new process can mend,
@@ -30,7 +30,7 @@ from service.engine_driver import (
 )
 from service.errors import EngineLost
 from service.images import Pixels, encode, provenance
-from service.job_queue import MemoryJobQueue
+from service.job_queue import WorkQueue
 from service.jobs import (
     Claim,
     EngineCounters,
@@ -88,13 +88,15 @@ async def run_worker(
     *,
     name: str,
     info: ModelInfo,
-    queue: MemoryJobQueue,
+    queue: WorkQueue,
     load_engine: Callable[[], "Engine"],
     metrics: Metrics,
     thread: EngineThread,
     target_step_s: float,
+    stopping: asyncio.Event | None = None,
 ) -> None:
-    """Load the model, make a first image, call `on_ready`, then run jobs until cancelled.
+    """Load the model, make a first image, call `on_ready`, then run jobs until cancelled, or until
+    those that are claimed when `stopping` is set are done.
 
     Raises: what `load_engine` and the first image raise, and EngineLost.
     """
@@ -118,6 +120,7 @@ async def run_worker(
             scheduler=Scheduler(num_slots=engine.num_slots, target_step_s=target_step_s),
             metrics=metrics,
             thread=thread,
+            stopping=stopping or asyncio.Event(),
         )
         await worker.report()
         logger.info(
@@ -141,11 +144,12 @@ class Worker:
         *,
         status: WorkerStatus,
         info: ModelInfo,
-        queue: MemoryJobQueue,
+        queue: WorkQueue,
         driver: EngineDriver,
         scheduler: Scheduler,
         metrics: Metrics,
         thread: EngineThread,
+        stopping: asyncio.Event,
     ) -> None:
         self._status = status
         self._info = info
@@ -154,13 +158,15 @@ class Worker:
         self._scheduler = scheduler
         self._metrics = metrics
         self._thread = thread
+        self._stopping = stopping
         self._encoders = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="encode")
         self._jobs: dict[str, _RunningJob] = {}
         self._counters = EngineCounters()
         self._progress_due_at = 0.0
+        self._bell: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Run jobs until cancelled.
+        """Run jobs until cancelled, or stopping and done.
 
         Raises: EngineLost, after every job that has not ended was handed back.
         """
@@ -171,6 +177,9 @@ class Worker:
                     await self._run_jobs(deliveries)
             except* EngineLost as errors:
                 lost = errors.exceptions[0]
+            finally:
+                if self._bell is not None:
+                    self._bell.cancel()
         if lost is not None:
             logger.error("%s; its %d jobs are given up", lost, len(self._jobs), exc_info=lost)
             for running in self._jobs.values():
@@ -178,22 +187,32 @@ class Worker:
             raise lost
 
     async def _run_jobs(self, deliveries: asyncio.TaskGroup) -> None:
-        while True:
+        while self._scheduler.job_ids or not self._stopping.is_set():
             if not self._scheduler.job_ids:
-                await self._queue.wait_ready()
+                await asyncio.shield(self._listen())
             try:
                 await self._turn(deliveries)
             except Exception as error:  # noqa: BLE001 - only the jobs in the engine may fail
                 await self._fail_all(error)
 
+    def _listen(self) -> asyncio.Task[None]:
+        """Return a task that ends when there may be something to claim. It outlives turns."""
+        if self._bell is None or self._bell.done():
+            self._bell = asyncio.create_task(self._queue.wait_ready())
+        return self._bell
+
     async def _turn(self, deliveries: asyncio.TaskGroup) -> None:
+        bell = self._listen()  # before claiming, so that no ring is lost between
         await self._claim()
         dropped = await self._drop_revoked()
-        turn = await self._step(dropped, self._scheduler.next_images())
+        admitted = self._scheduler.next_images()
+        turn = await self._step(dropped, admitted, self._news(bell))
         self._deliver(turn, deliveries)
         await self._tell(turn)
 
     async def _claim(self) -> None:
+        if self._stopping.is_set():
+            return
         for claim in await self._queue.claim(self._scheduler.room()):
             self._jobs[claim.job.id] = _RunningJob(claim)
             self._scheduler.add(claim.job, claim.queue_s)
@@ -206,11 +225,21 @@ class Worker:
             dropped += self._scheduler.drop(job_id)
         return dropped
 
-    async def _step(self, dropped: Sequence[Image], admitted: Sequence[Image]) -> Turn:
-        turn = await self._thread.call(partial(self._driver.turn, dropped, admitted))
-        if turn.shares:
-            self._scheduler.advance(turn.shares, turn.step_s)
-            self._metrics.observe_step(turn.step_s, len(turn.shares), self._status.num_slots)
+    def _news(self, bell: asyncio.Task[None]) -> Callable[[], bool]:
+        """Return what tells the engine's thread to stop after the running step."""
+        if self._scheduler.is_learning:
+            return lambda: True
+        return bell.done if self._scheduler.room() else lambda: False
+
+    async def _step(
+        self, dropped: Sequence[Image], admitted: Sequence[Image], has_news: Callable[[], bool]
+    ) -> Turn:
+        turn = await self._thread.call(partial(self._driver.turn, dropped, admitted, has_news))
+        self._scheduler.advance(turn.shares, turn.step_times_s)
+        for step_s in turn.step_times_s:
+            self._metrics.observe_step(
+                self._info.name, step_s, len(turn.shares), self._status.num_slots
+            )
         self._scheduler.finish(turn.full)
         return turn
 
@@ -254,8 +283,8 @@ class Worker:
         async with running.telling:
             self._jobs.pop(image.job.id, None)
             result = running.result()
-            if result is not None and await self._queue.complete(running.claim, result):
-                self._metrics.observe_job(result.timings, len(result.images))
+            if result is not None:
+                await self._queue.complete(running.claim, result)
 
     async def _encoded(
         self,

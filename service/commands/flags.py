@@ -42,6 +42,22 @@ def positive_float(text: str) -> float:
     return value
 
 
+def describe_models(settings: Settings) -> list[ModelInfo]:
+    """Return what is known of the models that `settings` name, without their weights.
+
+    Raises: CheckpointError says what is wrong and what to do.
+    """
+    return [
+        resolve(
+            name,
+            revision=settings.revision,
+            cache_dir=settings.cache_dir,
+            offline=settings.offline,
+        )
+        for name in settings.model_names
+    ]
+
+
 def find_model(settings: Settings) -> ModelInfo:
     """Return the model that `settings` names, downloaded if it is published and not here.
 

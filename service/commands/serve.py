@@ -1,4 +1,5 @@
-"""`bar serve`: one process that answers HTTP and runs the model, its queue in memory.
+"""`bar serve`: one process that answers HTTP and runs the model, its queue in memory; or, with a
+queue on a Redis server, the API alone.
 
 A published model that is not on this machine is downloaded first, with a progress bar; weights that
 are here load in the background, while the probes already answer.
@@ -9,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from model.zoo import ModelInfo
 from service import __version__, logs
-from service.commands.flags import add_settings_flags, find_model
-from service.errors import EngineLost
-from service.server import bind, bootstrap, serve
+from service.commands.flags import add_settings_flags, describe_models, find_model
+from service.errors import EngineLost, StartupError
+from service.server import bind, bootstrap, bootstrap_api, serve
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,29 +38,42 @@ def main(argv: Sequence[str]) -> int:
     add_settings_flags(parser, Settings.model_fields)
     settings = Settings.load(vars(parser.parse_args(argv)))
     logs.configure(settings.log_level, as_json=settings.log_json)
-    with _sigterm_exits(), bind(settings.host, settings.port) as listener:
-        info = find_model(settings)
+    with sigterm_exits(), bind(settings.host, settings.port) as listener:
         url = _url(settings.host, listener.getsockname()[1])
-        revision = f"revision {info.revision}"
-        _say(
-            f"bar-serve {__version__} · {info.name} ({revision}) · {url} · documentation {url}/docs"
+        if settings.redis_url is None:
+            return _serve_alone(settings, listener, url)
+        infos = describe_models(settings)
+        _greet(infos, url)
+        service = bootstrap_api(settings, infos)
+        asyncio.run(
+            serve(service, listener, lambda: _say(f"Ready. Try:\n{_example(infos[0], url)}"))
         )
+    return 0
 
-        def load() -> "Engine":
-            # Torch: in the engine's thread, while the server is up already.
-            from service.engine_loader import load_engine  # noqa: PLC0415
 
-            return load_engine(info, settings)
+def _serve_alone(settings: Settings, listener: socket.socket, url: str) -> int:
+    """Serve with the engine in this process."""
+    if len(settings.model_names) > 1:
+        raise StartupError(
+            "one process serves one model; several need --redis-url and a worker for each"
+        )
+    info = find_model(settings)
+    _greet([info], url)
 
-        service = bootstrap(settings, info, load)
-        status = 0
-        try:
-            asyncio.run(
-                serve(service, listener, lambda: _say(f"Ready. Try:\n{_example(info, url)}"))
-            )
-        except EngineLost:  # which the worker has logged
-            status = 1
-    if service.thread.is_busy:
+    def load() -> "Engine":
+        # Torch: in the engine's thread, while the server is up already.
+        from service.engine_loader import load_engine  # noqa: PLC0415
+
+        return load_engine(info, settings)
+
+    service = bootstrap(settings, info, load)
+    assert service.worker is not None
+    status = 0
+    try:
+        asyncio.run(serve(service, listener, lambda: _invite(info, url)))
+    except EngineLost:  # which the worker has logged
+        status = 1
+    if service.worker.thread.is_busy:
         # A load or a step cannot be interrupted and Python would wait for it, beyond any grace
         # time; nobody wants what it makes.
         logging.shutdown()
@@ -66,8 +81,13 @@ def main(argv: Sequence[str]) -> int:
     return status
 
 
+def _greet(infos: Sequence[ModelInfo], url: str) -> None:
+    served = ", ".join(f"{info.name} (revision {info.revision})" for info in infos)
+    _say(f"bar-serve {__version__} · {served} · {url} · documentation {url}/docs")
+
+
 @contextmanager
-def _sigterm_exits() -> Iterator[None]:
+def sigterm_exits() -> Iterator[None]:
     """End with status 0 when SIGTERM comes before `serve` listens for it, also as process 1 of a
     container, which the kernel's default would leave running."""
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -80,6 +100,10 @@ def _sigterm_exits() -> Iterator[None]:
 def _url(host: str, port: int) -> str:
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host)  # noqa: S104 - where to reach it
     return f"http://{shown or (f'[{host}]' if ':' in host else host)}:{port}"
+
+
+def _invite(info: ModelInfo, url: str) -> None:
+    _say(f"Ready. Try:\n{_example(info, url)}")
 
 
 def _example(info: ModelInfo, url: str) -> str:

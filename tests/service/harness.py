@@ -13,7 +13,7 @@ import httpx
 
 from model.config import ImageRequest, SamplingConfig
 from service.images import encode, provenance
-from service.job_queue import MemoryJobQueue
+from service.job_queue import JobQueue
 from service.jobs import QueueStats
 from service.server import Service, bind, bootstrap, serve
 from service.settings import Settings
@@ -31,7 +31,7 @@ class Harness:
     client: httpx.AsyncClient
 
     @property
-    def queue(self) -> MemoryJobQueue:
+    def queue(self) -> JobQueue:
         return self.service.queue
 
     async def generate(self, headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
@@ -58,7 +58,8 @@ async def running(
     engine = engine or FakeEngine()
     service = make_service(engine, **settings)
     ready = asyncio.Event()
-    worker = asyncio.create_task(service.run_worker(ready.set))
+    assert service.worker
+    worker = asyncio.create_task(service.worker.run(ready.set))
     transport = httpx.ASGITransport(service.api.app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://bar") as client:
         if is_ready:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from model.config import PRESETS, ImageRequest
+from service.job_queue import JobQueue, WorkQueue
 from service.jobs import Job, JobResult, JobTimings
 from service.memory_queue import MemoryJobQueue
 from service.queue_policy import QueuePolicy
-from service.queue_protocol import JobQueue, WorkQueue
 from service.redis_queue import RedisJobQueue
 from service.redis_work import RedisWorkQueue
 from tests.service.fakes import FakeClock

@@ -14,10 +14,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from service.errors import QueueFull
+from service.errors import QueueFull, QuotaExceeded
 from service.jobs import Claim, JobState
 from service.memory_queue import MemoryJobQueue
-from service.queue_errors import QuotaExceeded
 from service.queue_policy import QueuePolicy
 from service.redis_client import command
 from service.redis_queue import RedisJobQueue

@@ -15,7 +15,7 @@ from service.redis_client import Script
 from service.redis_queue import RedisJobQueue
 from service.redis_scripts import NAMES
 from service.redis_work import RedisWorkQueue
-from tests.service import test_queue_conformance as conformance
+from tests.service import test_job_queue as conformance
 from tests.service import test_redis_queue as on_a_server
 from tests.service.queue_ends import Ends, close, redis_ends
 from tests.service.redis_server import RedisServer

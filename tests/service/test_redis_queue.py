@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from service.errors import QueueUnavailable
 from service.jobs import Claim, JobState, WorkerStatus
-from service.queue_errors import QueueUnavailable
 from service.queue_policy import QueuePolicy
 from service.redis_queue import RedisJobQueue
 from service.redis_work import RedisWorkQueue

@@ -7,8 +7,10 @@ import httpx
 import pytest
 
 from service.api import Api
-from service.job_queue import MemoryJobQueue
+from service.memory_queue import MemoryJobQueue
 from service.metrics import Metrics
+from service.queue_policy import QueuePolicy
+from service.served_models import ServedModel, ServedModels
 from tests.service.harness import URL, error_of, running
 
 pytestmark = pytest.mark.anyio
@@ -215,8 +217,9 @@ async def test_an_unexpected_error_is_500_and_says_nothing() -> None:
 
     async with running() as h:
         parts = h.service
-        broken = BrokenQueue(max_queued_cost=1)
-        api = Api(settings=parts.settings, info=parts.info, queue=broken, metrics=Metrics("m", "r"))
+        broken = BrokenQueue(QueuePolicy(max_queued_cost=1))
+        models = ServedModels([ServedModel(parts.info, broken)])
+        api = Api(settings=parts.settings, models=models, metrics=Metrics({"m": "r"}))
         transport = httpx.ASGITransport(api.app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://bar") as client:
             reply = await client.get("/metrics")

@@ -65,7 +65,7 @@ class Bench:
         self.clock.now += seconds
         self.drawn = {image: drawn + 1 for image, drawn in self.drawn.items()}
         shares = {image: drawn / NUM_STEPS for image, drawn in self.drawn.items()}
-        self.scheduler.advance(shares, seconds)
+        self.scheduler.advance(shares, [seconds])
         full = [image for image, drawn in self.drawn.items() if drawn == NUM_STEPS]
         for image in full:
             del self.drawn[image]
