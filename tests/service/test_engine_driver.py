@@ -3,7 +3,7 @@
 import pytest
 
 from model.config import PRESETS, ImageRequest
-from service.engine_driver import EngineDriver, is_lost
+from service.engine_driver import MAX_TURN_S, EngineDriver, is_lost
 from service.jobs import Job
 from service.scheduler import Image
 from tests.service.fakes import FakeEngine, as_engine, fake_info, fake_pixels
@@ -123,3 +123,30 @@ def test_the_first_image_leaves_nothing_behind() -> None:
     engine = FakeEngine(num_slots=2)
     EngineDriver(as_engine(engine)).make_first_image(fake_info())
     assert (2, 16) == (engine.free_slots, len(engine.batch_sizes))
+
+
+def test_a_turn_goes_on_while_there_is_no_news() -> None:
+    """Without news steps follow each other in one call, up to the next full image or preview."""
+    engine = FakeEngine()
+    driver = EngineDriver(as_engine(engine))
+    turn = driver.turn([], [make_image(1, partial_images=1)], lambda: False)
+    assert 8 == len(turn.step_times_s) == len(engine.batch_sizes)
+    assert [0.5] == [preview.share for preview in turn.previews]
+    turn = driver.turn([], [], lambda: False)
+    assert (8, 1) == (len(turn.step_times_s), len(turn.full))
+
+
+def test_news_end_a_turn_after_the_running_step() -> None:
+    """Who comes during a step joins at its end."""
+    engine = FakeEngine()
+    turn = EngineDriver(as_engine(engine)).turn(
+        [], [make_image(1)], lambda: len(engine.batch_sizes) == 3
+    )
+    assert 3 == len(turn.step_times_s)
+
+
+def test_a_turn_is_short() -> None:
+    """Long steps are told of one by one, so that a cancelled job is noticed in time."""
+    engine = FakeEngine(step_s=2 * MAX_TURN_S)
+    turn = EngineDriver(as_engine(engine)).turn([], [make_image(1)], lambda: False)
+    assert 1 == len(turn.step_times_s)
