@@ -55,14 +55,17 @@ def load_engine(info: ModelInfo, settings: Settings) -> Engine:
 
     Where memory does not suffice for its slots, the engine has half as many, and so on. Raises:
     CheckpointError for files that do not hold the model, StartupError for a device that is not
-    there, or too small.
+    there, is too small, or cannot compute in what is asked for.
     """
     torch.set_num_threads(settings.threads or num_physical_cores())
     device = torch.device(choose_device(settings.device))
     generator, tokenizer = load_model(info, device=str(device))
     num_parameters = sum(parameter.numel() for parameter in generator.parameters())
     num_slots = settings.num_slots or choose_num_slots(device, num_parameters)
-    precision = choose_precision(settings.dtype, device, num_parameters)
+    try:
+        precision = choose_precision(settings.dtype, device, num_parameters)
+    except ValueError as error:
+        raise StartupError(str(error)) from None
     engine = None
     while engine is None:
         engine = _try_engine(generator, tokenizer, num_slots, precision, settings.batch_invariant)

@@ -15,7 +15,7 @@ from model.checkpoint import load_model
 from model.config import ImageRequest
 from model.engine import Engine
 from model.generator import Generator
-from model.precision import SMALL_MODEL_PARAMETERS
+from model.precision import SMALL_MODEL_PARAMETERS, Precision
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from model.zoo import resolve
@@ -124,6 +124,19 @@ def test_a_model_too_large_is_refused(
     """Where not even one slot fits the process does not start."""
     with pytest.raises(StartupError, match="tiny does not fit into the memory of cpu"):
         halvings(tiny_model_dir, monkeypatch, most=0)
+
+
+def test_a_precision_that_the_device_lacks_is_refused(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why it cannot be used is the one line that the process ends with."""
+
+    def refuse(*args: Any) -> Precision:
+        raise ValueError("fp8 needs a newer GPU")
+
+    monkeypatch.setattr(engine_loader, "choose_precision", refuse)
+    with pytest.raises(StartupError, match="fp8 needs a newer GPU"):
+        load_engine(resolve(tiny_model_dir), settings(dtype="fp8"))
 
 
 def test_slots_suit_the_device() -> None:
