@@ -58,7 +58,10 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     """Status 2, and the commands that there are."""
     assert 2 == main(["sreve"])
-    assert "no command 'sreve'; the commands are serve, worker, queue, generate" in capsys.readouterr().err
+    assert (
+        "no command 'sreve'; the commands are serve, worker, queue, generate"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
