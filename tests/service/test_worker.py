@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -226,10 +226,17 @@ async def test_a_target_leaves_slots_empty() -> None:
     assert max(engine.batch_sizes) <= 2  # the second only to learn what it costs
 
 
-async def test_nothing_is_kept_of_what_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def _no_log() -> Iterator[None]:
+    """Log nothing: pytest keeps what is logged, and with it the frames of every traceback."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("_no_log")
+async def test_nothing_is_kept_of_what_has_ended() -> None:
     """After any number of requests, whatever became of them, no part of the service has grown."""
-    # pytest keeps what is logged, and with it the frames of every traceback.
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
 
     def explode() -> None:
         raise RuntimeError("broken")
