@@ -2,8 +2,8 @@
 
 Two implementations, checked by the same tests: `MemoryJobQueue`, for one process that does
 everything, and on a Redis server `RedisJobQueue` and `RedisWorkQueue`, the two ends of a queue that
-any number of processes share. Jobs are claimed in the order in which they came, those of a higher priority
-as though they had come earlier: whoever waits long enough is the first.
+any number of processes share. Jobs are claimed in the order in which they came, those of a higher
+priority as though they had come earlier: whoever waits long enough is the first.
 
 Execution is at least once, and the visible result exactly one: a claim is a lease, and only the
 claim that holds the job ends it. All verbs but the waiting ones return soon; where the queue is a
