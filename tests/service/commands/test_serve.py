@@ -96,3 +96,40 @@ def test_a_taken_port_is_one_line(server: "subprocess.Popen[str]", tiny_model_di
         f"bar serve: cannot listen on 127.0.0.1 port {port}: it is in use already; choose another "
         "with --port\n"
     ) == done.stderr
+
+
+BROKEN_DEVICE = """
+import sys, types
+from tests.service.fakes import NUM_STEPS, FakeEngine
+
+def explode():
+    if len(engine.batch_sizes) > NUM_STEPS:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+engine = FakeEngine()
+engine.fault = explode
+loader = types.SimpleNamespace(load_engine=lambda info, settings: engine)
+sys.modules["service.engine_loader"] = loader
+
+from service.cli import main
+sys.exit(main(["serve", "--port", "0"]))
+"""
+
+
+def test_a_broken_device_ends_the_process_with_status_1() -> None:
+    """The client is told to come again, one line is logged, and whoever watches restarts it."""
+    command = [sys.executable, "-c", BROKEN_DEVICE]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            url, _ = read_start(process)
+            reply = httpx.post(f"{url}/v1/generations", json={"class_id": 1}, timeout=20)
+            assert (503, "worker_lost") == (reply.status_code, reply.json()["error"]["code"])
+            assert 1 == process.wait(20)
+        finally:
+            process.kill()
+        assert process.stderr is not None
+        errors = [line for line in process.stderr if " ERROR " in line]
+    assert 1 == len(errors)
+    assert "device-side assert" in errors[0]
