@@ -1,4 +1,4 @@
-"""`bar bench engine` and `bar bench http`: speed, measured so that anyone can measure it again."""
+"""`bar bench`: speed, and what it costs, measured so that anyone can measure it again."""
 
 import importlib
 import sys
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 BENCHMARKS = {
     "engine": ("service.commands.bench_engine", "how fast this machine draws images"),
+    "quality": ("service.commands.bench_quality", "what a precision changes in the results"),
     "http": ("service.commands.bench_http", "how a running service answers under load"),
 }
 HELP = "usage: bar bench BENCHMARK [OPTIONS]\n\nbenchmarks:\n" + "".join(
