@@ -40,6 +40,9 @@ MODULATION_TABLE_BYTES = 64 << 20
 Stage = Callable[[StepPlan], object]
 
 
+PREVIEW_GREY = np.uint8(127)  # what a preview shows where nothing is drawn yet
+
+
 @dataclass
 class Slot:
     """What the host knows of one slot."""
@@ -173,12 +176,18 @@ class Engine:
     def preview(self, numbers: Sequence[int]) -> NDArray[np.uint8]:
         """Return what is drawn of occupied slots so far, uint8 (B, height, width, 3).
 
-        Bits that are not drawn yet enter the decoder half way between their two values. Raises
+        Bits that are not drawn yet enter the decoder half way between their two values, which it
+        was never trained on: their cells come out as noise, and are covered in grey. Raises
         KeyError for a slot that is not occupied.
         """
         for number in numbers:
             self._request(number)
-        return self._decoder.start(self._codes(numbers)).images()
+        codes = self._codes(numbers)
+        images = self._decoder.start(codes).images()
+        side = self.config.grid_size
+        is_drawn = codes.any(-1).numpy(force=True).reshape(-1, side, 1, side, 1, 1)
+        cells = images.reshape(len(images), side, images.shape[1] // side, side, -1, 3)
+        return np.where(is_drawn, cells, PREVIEW_GREY).reshape(images.shape)
 
     @torch.no_grad()
     def warm_up(self) -> None:

@@ -259,6 +259,19 @@ def test_a_preview_shows_what_is_drawn_and_disturbs_nothing() -> None:
         engine.preview([slot])
 
 
+def test_a_preview_is_grey_where_nothing_is_drawn() -> None:
+    """After n tokens in raster order, the first n cells show the image so far, the rest is grey."""
+    engine = tiny_engine(2, torch.float32)
+    slot = engine.admit(TARGETS[0])
+    for _ in range(6):
+        engine.step()
+    (preview,) = engine.preview([slot])
+    side = preview.shape[0] // 4
+    cells = preview.reshape(4, side, 4, side, 3).swapaxes(1, 2).reshape(16, -1)
+    assert not (cells[:6] == 127).all(axis=1).any()
+    assert (cells[6:] == 127).all()
+
+
 def test_idle_engine_does_nothing() -> None:
     """Stepping an engine without images, or with full ones alone, makes nothing full."""
     engine = tiny_engine(2)
