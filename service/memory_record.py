@@ -55,10 +55,11 @@ class Record:
 
 
 class Order:
-    """Jobs that wait, the first to be claimed first."""
+    """Jobs that wait, the first to be claimed first; of suspects those with fewer crashes."""
 
-    def __init__(self) -> None:
-        self._places: list[tuple[Place, str]] = []
+    def __init__(self, *, by_crashes: bool = False) -> None:
+        self._by_crashes = by_crashes
+        self._places: list[tuple[tuple[int, Place], str]] = []
         self._records: dict[str, Record] = {}
 
     def __len__(self) -> int:
@@ -73,19 +74,22 @@ class Order:
 
     def add(self, record: Record) -> None:
         self._records[record.job.id] = record
-        insort(self._places, (record.place, record.job.id))
+        insort(self._places, self._key(record))
 
     def remove(self, record: Record) -> None:
         """Take a job out, wherever it stands."""
         del self._records[record.job.id]
         del self._places[self.index(record)]
 
+    def _key(self, record: Record) -> tuple[tuple[int, Place], str]:
+        return (record.crashes if self._by_crashes else 0, record.place), record.job.id
+
     def first(self) -> Record:
         return self._records[self._places[0][1]]
 
     def index(self, record: Record) -> int:
         """Return how many jobs are claimed before this one."""
-        return bisect_left(self._places, (record.place, record.job.id))
+        return bisect_left(self._places, self._key(record))
 
     def cost_before(self, record: Record) -> int:
         """Return what the jobs that are claimed before this one cost."""
@@ -99,7 +103,7 @@ class Book:
     def __init__(self, policy: QueuePolicy, clock: Callable[[], float]) -> None:
         self._policy = policy
         self._clock = clock
-        self.ready, self.solo, self.delayed = Order(), Order(), Order()
+        self.ready, self.solo, self.delayed = Order(), Order(by_crashes=True), Order()
         self.running: dict[str, Record] = {}
         self.unfinished: dict[str, Record] = {}
         self.ended: OrderedDict[str, Record] = OrderedDict()

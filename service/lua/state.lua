@@ -65,6 +65,7 @@ end
 local function leave_solo(id)
   if redis.call('HGET', META, 'solo_job') == id then
     redis.call('HDEL', META, 'solo_job', 'solo_worker', 'solo_until')
+    if redis.call('ZCARD', SOLO) > 0 then ring() end
   end
 end
 
@@ -97,11 +98,13 @@ local function expire(id)
   end
 end
 
--- Where a job waits to be claimed, and at which score: the place that it came to at first.
+-- Where a job waits to be claimed, and at which score: the place that it came to at first. Of
+-- suspects those with fewer crashes go first: the innocent do not wait until the guilty are dead.
 local function place_of(id)
   local known = redis.call('HMGET', job_key(id), 'score', 'crashes')
-  local is_solo = (tonumber(known[2]) or 0) >= policy.solo_from
-  return is_solo and SOLO or READY, tonumber(known[1]) or now
+  local score, crashes = tonumber(known[1]) or now, tonumber(known[2]) or 0
+  if crashes < policy.solo_from then return READY, score end
+  return SOLO, score + crashes * 1e12
 end
 
 -- Back to the queue from a worker.

@@ -166,9 +166,13 @@ class QueueMachine(RuleBasedStateMachine):
         self.reap()
         held = [j for j in self.jobs.values() if j.claim and j.worker == worker]
         claims = self.run(self.workers[worker].claim(limit))
-        waiting = sorted((j.place, i) for i, j in self.jobs.items() if j.home in ("ready", "solo"))
-        solo = [i for _, i in waiting if self.jobs[i].is_solo]
-        ready = [i for _, i in waiting if not self.jobs[i].is_solo]
+        waiting = sorted(
+            (j.crashes if j.is_solo else 0, j.place, i)
+            for i, j in self.jobs.items()
+            if j.home in ("ready", "solo")
+        )
+        solo = [i for _, _, i in waiting if self.jobs[i].is_solo]
+        ready = [i for _, _, i in waiting if not self.jobs[i].is_solo]
         got = [claim.job.id for claim in claims]
         if any(claim.is_solo for claim in claims):
             assert 1 == len(claims), "a suspect comes alone"
