@@ -27,29 +27,6 @@ CPU_SLOTS = 4
 CPU_SLOTS_OF_SMALL_MODELS = 16
 
 
-class PacedEngine(Engine):
-    """An engine whose steps begin when the last but one has ended.
-
-    On a GPU `Engine.step` returns once the step is enqueued. Left alone a worker would enqueue
-    hundreds: nobody could join or leave for seconds, and no step could be timed. One step ahead,
-    the GPU always has work.
-    """
-
-    _last_step: torch.cuda.Event | None = None
-
-    def step(self) -> list[int]:
-        """Do as `Engine.step`; on a GPU, return when the step before this one has ended."""
-        full = super().step()
-        if self.device.type == "cuda":
-            # Blocking: a waiting thread leaves its core to the encoders.
-            step = torch.cuda.Event(blocking=True)
-            step.record()
-            if self._last_step is not None:
-                self._last_step.synchronize()
-            self._last_step = step
-        return full
-
-
 def load_engine(info: ModelInfo, settings: Settings) -> Engine:
     """Load the weights of `info`, build the engine that `settings` ask for, and warm it up.
 
@@ -116,7 +93,7 @@ def _try_engine(
     """Build an engine and warm it up; None if memory runs out. A function of its own, so that what
     was built up to there is free when it returns."""
     try:
-        engine = PacedEngine(
+        engine = Engine(
             generator,
             tokenizer,
             num_slots=num_slots,

@@ -20,7 +20,7 @@ from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from model.zoo import resolve
 from service import engine_loader
-from service.engine_loader import PacedEngine, choose_device, choose_num_slots, load_engine
+from service.engine_loader import choose_device, choose_num_slots, load_engine
 from service.errors import StartupError
 from service.settings import Settings
 
@@ -94,7 +94,7 @@ class SmallMemory:
         self.asked.append(num_slots)
         if num_slots > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return PacedEngine(*modules, num_slots=num_slots, **kwargs)
+        return Engine(*modules, num_slots=num_slots, **kwargs)
 
 
 def halvings(
@@ -102,7 +102,7 @@ def halvings(
 ) -> tuple[Sequence[int], Engine]:
     """Load an engine of 10 slots where `most` fit; return what was tried, and the engine."""
     memory = SmallMemory(most)
-    monkeypatch.setattr(engine_loader, "PacedEngine", memory)
+    monkeypatch.setattr(engine_loader, "Engine", memory)
     engine = load_engine(resolve(directory), settings(num_slots=10))
     return memory.asked, engine
 
@@ -155,7 +155,7 @@ def test_slots_suit_the_device() -> None:
 def test_a_gpu_is_at_most_one_step_behind(tiny_model_dir: Path) -> None:
     """When a step returns, the one before it has ended."""
     engine = load_engine(resolve(tiny_model_dir), settings(device="cuda", num_slots=2))
-    assert isinstance(engine, PacedEngine)
+    assert isinstance(engine, Engine)
     info = resolve(tiny_model_dir)
     engine.admit(ImageRequest(class_id=0, seed=0, sampling=info.sampling))
     engine.step()
