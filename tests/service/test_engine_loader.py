@@ -150,21 +150,6 @@ def test_slots_suit_the_device() -> None:
     assert [64, 16, 4] == numbers
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_is_at_most_one_step_behind(tiny_model_dir: Path) -> None:
-    """When a step returns, the one before it has ended."""
-    engine = load_engine(resolve(tiny_model_dir), settings(device="cuda", num_slots=2))
-    assert isinstance(engine, Engine)
-    info = resolve(tiny_model_dir)
-    engine.admit(ImageRequest(class_id=0, seed=0, sampling=info.sampling))
-    engine.step()
-    first = engine._last_step
-    engine.step()
-    assert first is not None
-    assert first.query()
-
-
 def test_auto_is_cuda_where_there_is_one() -> None:
     """The default device is the best that torch finds."""
     assert ("cuda" if torch.cuda.is_available() else "cpu") == choose_device("auto")
