@@ -321,6 +321,6 @@ class Engine:
 
 def _prefix_cache_bytes(device: torch.device) -> int:
     """Return the room for prefixes: on the larger GPUs, for all classes of the largest model."""
-    if device.type == "cpu":
+    if device.type != "cuda":
         return 1 << 30
     return torch.cuda.get_device_properties(device).total_memory // 14

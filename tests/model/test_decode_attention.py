@@ -1,6 +1,5 @@
 """The Triton attention against the plain one: on a GPU, or without one in the interpreter."""
 
-import os
 from collections.abc import Callable
 
 import pytest
@@ -21,9 +20,7 @@ INDEX = [0, 3, 63, 64, 99]  # empty, within a block of positions, at its edges, 
 
 @pytest.fixture(scope="module")
 def decode_attention() -> Callable[..., Tensor]:
-    """Import the kernel; without a GPU, interpreted instead of compiled."""
-    if DEVICE.type == "cpu":
-        os.environ["TRITON_INTERPRET"] = "1"  # read when the module's functions are decorated
+    """Import the kernel, which imports Triton; without a GPU it is interpreted."""
     from model.decode_attention import decode_attention as kernel
 
     return kernel
