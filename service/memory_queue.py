@@ -151,7 +151,8 @@ class MemoryJobQueue:
 
     async def stats(self) -> QueueStats:
         waiting = [r for r in self._book.unfinished.values() if r.state is JobState.QUEUED]
-        oldest_at = min((record.admitted_at for record in waiting), default=self._clock())
+        now = self._clock()
+        oldest_at = min((record.admitted_at for record in waiting), default=now)
         return QueueStats(
             jobs_waiting=len(waiting),
             jobs_running=len(self._book.running),
@@ -159,7 +160,7 @@ class MemoryJobQueue:
             images_running=sum(len(record.job.images) for record in self._book.running.values()),
             cost_waiting=self._book.cost_waiting,
             max_queued_cost=self.policy.max_queued_cost,
-            oldest_waiting_s=self._clock() - oldest_at,
+            oldest_waiting_s=now - oldest_at,
             num_accepted=self._num_accepted,
             num_ended={s: self._book.num_ended[s] for s in JobState if s.is_terminal},
             workers=tuple(self._workers.values()),

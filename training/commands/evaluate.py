@@ -20,7 +20,8 @@ def main(argv: Sequence[str]) -> int:
         from training.digits_card import write_card  # noqa: PLC0415  torch, after --help
     except ModuleNotFoundError as error:
         print(
-            f"bar evaluate: {error}; evaluation needs pip install 'bar-serve[train]'",
+            f"bar evaluate: {error}; evaluation needs an extra: "
+            "pip install 'bar-serve[train]', or -e '.[train]' in a checkout",
             file=sys.stderr,
         )
         return 1

@@ -19,7 +19,11 @@ def main(argv: Sequence[str]) -> int:
     try:
         from training.digits import RECIPE, train_digits  # noqa: PLC0415  torch, after --help
     except ModuleNotFoundError as error:
-        print(f"bar train: {error}; training needs pip install 'bar-serve[train]'", file=sys.stderr)
+        print(
+            f"bar train: {error}; training needs an extra: "
+            "pip install 'bar-serve[train]', or -e '.[train]' in a checkout",
+            file=sys.stderr,
+        )
         return 1
     from training.stop_signal import StopSignal  # noqa: PLC0415
 
