@@ -45,9 +45,7 @@ def main(argv: Sequence[str]) -> int:
         infos = describe_models(settings)
         _greet(infos, url)
         service = bootstrap_api(settings, infos)
-        asyncio.run(
-            serve(service, listener, lambda: _say(f"Ready. Try:\n{_example(infos[0], url)}"))
-        )
+        asyncio.run(serve(service, listener, lambda: _invite_to_queue(infos[0], url)))
     return 0
 
 
@@ -104,6 +102,13 @@ def _url(host: str, port: int) -> str:
 
 def _invite(info: ModelInfo, url: str) -> None:
     _say(f"Ready. Try:\n{_example(info, url)}")
+
+
+def _invite_to_queue(info: ModelInfo, url: str) -> None:
+    _say(
+        f"Listening; {url}/readyz tells whether the queue answers and a worker is there.\n"
+        f"With `bar worker --redis-url … --model {info.name}`, try:\n{_example(info, url)}"
+    )
 
 
 def _example(info: ModelInfo, url: str) -> str:
