@@ -13,13 +13,18 @@ SERVE := .venv/installed-serve
 DEV := .venv/installed-dev
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: serve test lint format clean
+.PHONY: serve test test-redis lint format clean
 
 serve: $(SERVE)
 	$(BIN)/bar serve $(ARGS)
 
 test: lint
 	$(BIN)/pytest $(ARGS)
+
+# The queue's tests with the oldest redis-py that is supported; `make test` has the newest.
+test-redis: $(DEV)
+	$(BIN)/python -m pip install --quiet --target .venv/oldest-redis --no-deps redis==5.2.0
+	PYTHONPATH=.venv/oldest-redis $(BIN)/pytest tests/service/test_job_queue.py tests/service/test_redis_queue.py $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff format --check

@@ -124,10 +124,15 @@ class Soak:
             assert 500 == reply.status_code, reply.text
             self.answers["poisoned"] += 1
             return
-        assert 200 == reply.status_code, reply.text
+        assert 200 == reply.status_code, (reply.text, self._dump(reply.text))
         first = self.images.setdefault((class_id, seed), reply.content)
         assert first == reply.content, "the same request gave another image"
         self.answers["images"] += 1
+
+    def _dump(self, text: str) -> object:
+        """Return what the server knows of the job that an error names."""
+        found = re.search(r"gen_\w+", text)
+        return found and self.server.client.hgetall("{bar:digits}:j:" + found[0])
 
     async def _hurt(self, workers: Workers) -> None:
         plan: list[Callable[[], None]] = [
@@ -214,7 +219,8 @@ def run(num_jobs: int, seed: int) -> dict[str, object]:
         api = start(["service", "serve", "--redis-url", server.url, "--port", "0", *flags])
         zygote = start(
             ["tests.service.worker_under_test", "--zygote", "--",
-             "--redis-url", server.url, "--log-level", "error", "--num-slots", "8", *flags]
+             "--redis-url", server.url, "--log-level", "error", "--num-slots", "8",
+             "--threads", "1", *flags]
         )  # fmt: skip
         workers = Workers(zygote)
         try:

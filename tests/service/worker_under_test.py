@@ -73,11 +73,8 @@ def run(flags: list[str], load: worker.Loader) -> int:
 
 def load_real(info: ModelInfo, settings: Settings) -> "Engine":
     """Load the model, with one thread of torch."""
-    import torch
-
     from service.engine_loader import load_engine
 
-    torch.set_num_threads(1)
     return poisonable(load_engine(info, settings))
 
 
