@@ -31,7 +31,7 @@ def test_dead_bits_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     alive = stage.validate(stage.model.eval())
     assert [] == caplog.messages
     torch.nn.init.constant_(stage.model.quantizer.in_proj.bias, 50.0)
-    with caplog.at_level(logging.WARNING):  # whatever level a test before this one left
+    with caplog.at_level(logging.WARNING):
         dead = stage.validate(stage.model)
     assert {"l2", "psnr", "min_bit_entropy", "dead_bits"} == alive.keys()
     assert (0, 4) == (alive["dead_bits"], dead["dead_bits"])
