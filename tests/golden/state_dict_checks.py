@@ -14,15 +14,13 @@ from torch import nn
 
 from model.config import GeneratorConfig, TokenizerConfig, VitConfig
 from model.generator import Generator
-from model.published import GENERATOR_NAMES, TOKENIZER_NAMES, Table, published_name
+from model.published import GENERATOR_NAMES, POOLING_HEAD, TOKENIZER_NAMES, rename
 from model.tokenizer import Tokenizer
 from model.transformer import FIRST_CLASS_ROW, SPARE_CONDITIONS
 from tests.golden.check import Check
 
 Shapes = dict[str, tuple[int, ...]]
 ROTARY = re.compile(r"blocks\.\d+\.attn\.rope\.freqs_(cos|sin)")
-# Published, and unused by BAR: SigLIP2's pooling head, and the frozen tower under a second name.
-UNUSED_TOWER = re.compile(r"encoder\.siglip\.(head|encoder|post_layernorm)\.")
 
 
 def state_dict_checks(path: Path) -> Iterator[Check]:
@@ -30,24 +28,24 @@ def state_dict_checks(path: Path) -> Iterator[Check]:
     stored = json.loads(path.read_text())
     tensors = stored.get("tensors", stored)
     shapes: Shapes = {name: tuple(shape) for name, shape in tensors.items()}
-    names: Table
     if "cls_token" in shapes:
         config = generator_config_of(shapes)
         yield _rotary_check(shapes, config)
         with torch.device("meta"):
             module: nn.Module = Generator(config)
-        names, unused = GENERATOR_NAMES, ROTARY
+        published = rename(shapes, GENERATOR_NAMES)
     else:
         with torch.device("meta"):
             module = Tokenizer(tokenizer_config_of(shapes))
-        names, unused = TOKENIZER_NAMES, UNUSED_TOWER
-    expected = {name: shape for name, shape in shapes.items() if not unused.match(name)}
-    ours = _published_shapes(module, names)
-    wrong = {n for n in expected | ours if expected.get(n) != ours.get(n)}
-    unit = f" of {len(expected)} differ" + "".join(f" {name}" for name in sorted(wrong)[:5])
+        published = rename(shapes, TOKENIZER_NAMES)
+    ours = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    names = published.state | ours
+    wrong = [name for name in names if published.state.get(name) != ours.get(name)]
+    wrong += published.unknown
+    unit = f" of {len(names)} differ" + "".join(f" {name}" for name in wrong[:5])
     yield Check("keys and shapes", len(wrong), 0, unit)
     if "parameters" in stored:
-        yield _parameter_check(shapes, ours, stored["parameters"])
+        yield _parameter_check(ours, published.unused, stored["parameters"])
 
 
 def generator_config_of(shapes: Shapes) -> GeneratorConfig:
@@ -104,13 +102,6 @@ def _depth(shapes: Shapes, prefix: str) -> int:
     return 1 + max(int(match[1]) for match in map(layers.match, shapes) if match)
 
 
-def _published_shapes(module: nn.Module, names: Table) -> Shapes:
-    return {
-        published_name(name, names): tuple(value.shape)
-        for name, value in module.state_dict().items()
-    }
-
-
 def _rotary_check(shapes: Shapes, config: GeneratorConfig) -> Check:
     expected = (config.prefix_len + config.num_tokens, config.head_dim)
     rotary = {name: shape for name, shape in shapes.items() if ROTARY.match(name)}
@@ -119,8 +110,8 @@ def _rotary_check(shapes: Shapes, config: GeneratorConfig) -> Check:
     return Check("rotary tables", wrong + missing, 0, f" of {2 * config.depth} differ")
 
 
-def _parameter_check(shapes: Shapes, ours: Shapes, parameters: int) -> Check:
+def _parameter_check(ours: Shapes, unused: Shapes, parameters: int) -> Check:
     """Compare parameter counts; the frozen tower counts once, its pooling head as well."""
-    head = {n: s for n, s in shapes.items() if n.startswith("encoder.siglip.head.")}
-    counted = sum(torch.Size(shape).numel() for shape in (ours | head).values())
+    head = {name: shape for name, shape in unused.items() if name.startswith(POOLING_HEAD)}
+    counted = sum(torch.Size(shape).numel() for shape in (*ours.values(), *head.values()))
     return Check("parameters", abs(counted - parameters), 0, f" off {parameters}")
