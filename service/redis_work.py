@@ -59,6 +59,7 @@ class RedisWorkQueue:
         self._reader = RedisReader(self._client, self._keys)
         self._watch = RedisWatch(self._client, self._subscriber, self._keys)
         self._held: dict[str, Claim] = {}  # replaced, not changed: another thread reads it
+        self._lost: set[str] = set()  # ids of which the worker has not been told
         self._claiming: asyncio.Task[list[Claim]] | None = None
         self._nonce = secrets.token_hex(8)
         self._status: WorkerStatus | None = None
@@ -89,7 +90,8 @@ class RedisWorkQueue:
             self._claiming = asyncio.create_task(self._claim(limit))
         patience_s = CLAIM_PATIENCE_S if self._held else None
         await asyncio.wait({self._claiming}, timeout=patience_s)
-        if not self._claiming.done():
+        # What was lost may be among what is claimed: the worker drops the old claim first.
+        if not self._claiming.done() or self._lost:
             return []
         task, self._claiming = self._claiming, None
         try:
@@ -129,7 +131,8 @@ class RedisWorkQueue:
 
     async def revoked(self, job_ids: Iterable[str]) -> list[str]:
         self._keeper.beat()
-        return [job_id for job_id in job_ids if job_id not in self._held]
+        lost, self._lost = self._lost, set()
+        return [job_id for job_id in job_ids if job_id not in self._held or job_id in lost]
 
     async def progress(self, jobs: Mapping[str, JobProgress]) -> None:
         known = [
@@ -181,7 +184,7 @@ class RedisWorkQueue:
                     await asyncio.sleep(OUTAGE_PAUSE_S)
             return False
         finally:
-            self._drop([_hold(claim)])
+            self._let_go([_hold(claim)])
 
     async def release(self) -> None:
         if self._claiming:
@@ -243,6 +246,11 @@ class RedisWorkQueue:
             self._drop([_hold(claim)])
 
     def _drop(self, holds: list[Hold]) -> None:
+        """Lose these claims, and let the worker know."""
+        self._lost |= {i for i, claim in self._held.items() if _hold(claim) in holds}
+        self._let_go(holds)
+
+    def _let_go(self, holds: list[Hold]) -> None:
         """Hold these claims no longer; another claim of the same job stays."""
         self._held = {i: claim for i, claim in self._held.items() if _hold(claim) not in holds}
 

@@ -203,8 +203,9 @@ class Worker:
 
     async def _turn(self, deliveries: asyncio.TaskGroup) -> None:
         bell = self._listen()  # before claiming, so that no ring is lost between
-        await self._claim()
+        # In this order: a job that was lost may be claimed again, by this very worker.
         dropped = await self._drop_revoked()
+        await self._claim()
         admitted = self._scheduler.next_images()
         turn = await self._step(dropped, admitted, self._news(bell))
         self._deliver(turn, deliveries)
@@ -281,7 +282,8 @@ class Worker:
         if len(running.images) < len(image.job.images):
             return
         async with running.telling:
-            self._jobs.pop(image.job.id, None)
+            if self._jobs.get(image.job.id) is running:  # and not a later claim of the same job
+                del self._jobs[image.job.id]
             result = running.result()
             if result is not None:
                 await self._queue.complete(running.claim, result)

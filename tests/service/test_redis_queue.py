@@ -275,6 +275,7 @@ async def test_lost_data_is_submitted_again(redis_server: RedisServer) -> None:
             await api.wait("async")
         claims: list[Claim] = []
         while len(claims) < 2:
+            await work.revoked([])
             claims += await work.claim(2)
         for claim in claims:
             await work.complete(claim, RESULT)
