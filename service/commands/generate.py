@@ -5,6 +5,7 @@ on one machine, what differs between the two is who waits.
 """
 
 import argparse
+import re
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -86,6 +87,11 @@ def _schedule(text: str) -> list[int]:
 
 
 def _format_of(output: Path) -> OutputFormat:
+    if unknown := set(re.findall(r"\{.*?\}", output.name)) - {"{seed}", "{index}"}:
+        raise BarError(
+            f"--output {output}: {', '.join(sorted(unknown))} stands for nothing; "
+            "a name may hold {seed} and {index}"
+        )
     try:
         return FORMATS[output.suffix.lower()]
     except KeyError:

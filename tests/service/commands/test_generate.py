@@ -68,6 +68,14 @@ def test_a_placeholder_in_the_name_gives_each_image_its_file(
     assert expected(tiny_model_dir, 1, 9) == (tmp_path / "1-9.png").read_bytes()
 
 
+def test_an_unknown_placeholder_is_refused(tmp_path: Path) -> None:
+    """A typing error makes no oddly named file; the message says what a name may hold."""
+    output = tmp_path / "{sed}.png"
+    with pytest.raises(BarError, match=r"\{sed\} stands for nothing.*\{seed\} and \{index\}"):
+        main(["--class", "1", "--output", str(output)])
+    assert [] == list(tmp_path.iterdir())
+
+
 def test_sampling_settings_are_used(tiny_model_dir: Path, tmp_path: Path) -> None:
     """Each of the sampling flags changes the image."""
     digests = set()
