@@ -5,6 +5,8 @@
     ├── EngineLost               the device is in a state that only a new process can leave
     └── ServiceError             answers a request, in the OpenAI error envelope
         ├── InvalidRequest       400  a value, or a field, that is refused
+        ├── Unauthorized         401  no key, one that is not known, or one that has expired
+        ├── Forbidden            403  whoever asks, it is not allowed
         ├── NotFound             404  no such route, model or generation
         ├── MethodNotAllowed     405  the route exists, with other methods
         ├── NotAcceptable        406  no representation that the Accept header asks for
@@ -12,6 +14,7 @@
         ├── UnsupportedMediaType 415  the body is not declared as JSON
         ├── IdempotencyMismatch  422  the key stands for another body
         ├── QuotaExceeded        429  too many unfinished jobs of one caller
+        ├── RateLimited          429  too many requests of one caller in a minute
         ├── QueueFull            429  with Retry-After from the queue's cost and the measured speed
         ├── ClientDisconnected   499  nobody is left to read the answer; seen in metrics only
         ├── GenerationFailed     500  the engine or an encoder failed; details are in the log
@@ -85,6 +88,14 @@ class InvalidRequest(ServiceError):
     code = "invalid_value"
 
 
+class Unauthorized(ServiceError):
+    code = "invalid_api_key"
+
+
+class Forbidden(ServiceError):
+    code = "forbidden"
+
+
 class NotFound(ServiceError):
     code = "not_found"
 
@@ -111,6 +122,10 @@ class IdempotencyMismatch(ServiceError):
 
 class QuotaExceeded(ServiceError):
     code = "quota_exceeded"
+
+
+class RateLimited(ServiceError):
+    code = "rate_limit_exceeded"
 
 
 class QueueFull(ServiceError):
@@ -147,6 +162,8 @@ class DeadlineExceeded(ServiceError):
 
 STATUSES: dict[type[ServiceError], int] = {
     InvalidRequest: 400,
+    Unauthorized: 401,
+    Forbidden: 403,
     NotFound: 404,
     MethodNotAllowed: 405,
     NotAcceptable: 406,
@@ -154,6 +171,7 @@ STATUSES: dict[type[ServiceError], int] = {
     UnsupportedMediaType: 415,
     IdempotencyMismatch: 422,
     QuotaExceeded: 429,
+    RateLimited: 429,
     QueueFull: 429,
     ClientDisconnected: 499,
     GenerationFailed: 500,
