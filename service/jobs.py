@@ -15,6 +15,7 @@ from model.config import ImageRequest
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 Priority = Literal["low", "normal", "high"]
+WorkerPhase = Literal["loading", "warming_up", "unfit", "ready"]  # unfit: its images are wrong
 
 # A job is served as though it had come so much earlier: priority is a lead that age overcomes.
 PRIORITY_LEADS_S: dict[Priority, float] = {"low": -15.0, "normal": 0.0, "high": 15.0}
@@ -149,7 +150,7 @@ class WorkerStatus:
     """What a worker last said of itself."""
 
     name: str
-    phase: Literal["loading", "warming_up", "ready"]
+    phase: WorkerPhase
     num_slots: int = 0
     free_slots: int = 0
     step_s: float = 0.0  # duration of a recent step, smoothed; 0 before the first
