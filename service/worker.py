@@ -29,7 +29,7 @@ from service.engine_driver import (
     is_lost,
 )
 from service.errors import EngineLost
-from service.images import Pixels, encode, provenance
+from service.images import Pixels, encode
 from service.job_queue import WorkQueue
 from service.jobs import (
     Claim,
@@ -41,6 +41,7 @@ from service.jobs import (
     WorkerStatus,
 )
 from service.metrics import Metrics
+from service.provenance import Provenance
 from service.scheduler import Image, Scheduler
 
 if TYPE_CHECKING:
@@ -276,9 +277,8 @@ class Worker:
     async def _deliver_image(
         self, running: _RunningJob, image: Image, pixels: Callable[[], Pixels]
     ) -> None:
-        label = self._info.class_labels[image.request.class_id]
-        text = provenance(self._info.name, self._info.revision, label, image.request)
-        running.images[image.index] = await self._encoded(running, image, pixels, text)
+        texts = Provenance.of(self._info, image.request).texts()
+        running.images[image.index] = await self._encoded(running, image, pixels, texts)
         if len(running.images) < len(image.job.images):
             return
         async with running.telling:

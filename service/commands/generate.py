@@ -19,8 +19,9 @@ from model.config import Order
 from model.zoo import ModelInfo
 from service.commands.flags import MODEL_SETTINGS, add_settings_flags, find_model
 from service.errors import BarError
-from service.images import Pixels, contact_sheet, encode, provenance
+from service.images import Pixels, contact_sheet, encode
 from service.jobs import Job, OutputFormat
+from service.provenance import Provenance
 from service.schemas import GenerationRequest
 from service.settings import Settings
 from service.submission import make_job
@@ -32,7 +33,7 @@ FORMATS: dict[str, OutputFormat] = {
     ".jpeg": "jpeg",
     ".webp": "webp",
 }
-SETTINGS = (*MODEL_SETTINGS, "device", "dtype", "batch_invariant", "threads", "num_slots")
+ENGINE_SETTINGS = (*MODEL_SETTINGS, "device", "dtype", "batch_invariant", "threads", "num_slots")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -42,15 +43,16 @@ def main(argv: Sequence[str]) -> int:
     """
     values = vars(_parser().parse_args(argv))
     output: Path = values.pop("output")
-    flags = {name: values.pop(name) for name in SETTINGS}
+    flags = {name: values.pop(name) for name in ENGINE_SETTINGS}
     output_format = _format_of(output)
     settings = Settings.load({**flags, "max_images": values["num_images"]})
     info = find_model(settings)
     given = {name: value for name, value in values.items() if value is not None}
     job = make_job(_request(given), info, settings, output_format)
-    images = _generate(job, info, settings)
+    images = draw(job, info, settings)
     for path, content in _files(output, job, images, info):
-        _write(path, content)
+        write(path, content)
+        sys.stdout.write(f"wrote {path}\n")
     label, first, last = info.class_labels[job.images[0].class_id], job.images[0], job.images[-1]
     seeds = f"seed {first.seed}" if first is last else f"seeds {first.seed} to {last.seed}"
     sys.stdout.write(f"{info.name}: class {label}, {seeds}\n")
@@ -78,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, default=Path("image.png"), help="file to write: .png, .jpg or .webp"
     )
-    add_settings_flags(parser, SETTINGS)
+    add_settings_flags(parser, ENGINE_SETTINGS)
     return parser
 
 
@@ -107,7 +109,8 @@ def _request(values: dict[str, Any]) -> GenerationRequest:
         raise explain(problem, problem["loc"]) from None
 
 
-def _generate(job: Job, info: ModelInfo, settings: Settings) -> Pixels:
+def draw(job: Job, info: ModelInfo, settings: Settings) -> Pixels:
+    """Make the images of `job`, uint8 (n, h, w, 3), on an engine of `settings`."""
     # Torch, after everything that can be refused without it.
     from service.engine_loader import load_engine  # noqa: PLC0415
 
@@ -125,24 +128,19 @@ def _generate(job: Job, info: ModelInfo, settings: Settings) -> Pixels:
 
 def _files(output: Path, job: Job, images: Pixels, info: ModelInfo) -> Iterator[tuple[Path, bytes]]:
     """Yield each file's path and content: one contact sheet, or one file for each image."""
-    texts = [
-        provenance(info.name, info.revision, info.class_labels[request.class_id], request)
-        for request in job.images
-    ]
     if len(images) == 1 or "{seed}" in output.name or "{index}" in output.name:
         for index, (request, pixels) in enumerate(zip(job.images, images, strict=True)):
             name = output.name.replace("{seed}", str(request.seed))
             path = output.with_name(name.replace("{index}", str(index)))
-            yield path, encode(pixels, job.output_format, texts[index])
+            yield path, encode(pixels, job.output_format, Provenance.of(info, request).texts())
     else:
-        seeds = ", ".join(str(request.seed) for request in job.images)
-        text = {**texts[0], "bar:seed": seeds}
-        yield output, encode(contact_sheet(images), job.output_format, text)
+        record = Provenance.of(info, job.images[0], len(images))
+        yield output, encode(contact_sheet(images), job.output_format, record.texts())
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
+    """Write a file. Raises: BarError says why that is not possible."""
     try:
         path.write_bytes(content)
     except OSError as error:
         raise BarError(f"cannot write {path}: {error.strerror}") from None
-    sys.stdout.write(f"wrote {path}\n")

@@ -12,9 +12,10 @@ from typing import Any
 import httpx
 
 from model.config import ImageRequest, SamplingConfig
-from service.images import encode, provenance
+from service.images import encode
 from service.job_queue import JobQueue
 from service.jobs import QueueStats
+from service.provenance import Provenance
 from service.server import Service, bind, bootstrap, serve
 from service.settings import Settings
 from tests.service.fakes import FakeEngine, as_engine, fake_info, fake_pixels
@@ -109,8 +110,7 @@ def expected_png(class_id: int, seed: int, **sampling: Any) -> bytes:
     info = fake_info()
     values = {**info.sampling.to_json(), **sampling}
     request = ImageRequest(class_id=class_id, seed=seed, sampling=SamplingConfig.from_json(values))
-    text = provenance(info.name, info.revision, info.class_labels[class_id], request)
-    return encode(fake_pixels(request), "png", text)
+    return encode(fake_pixels(request), "png", Provenance.of(info, request).texts())
 
 
 def save_tiny_model(directory: Path) -> None:

@@ -13,7 +13,8 @@ from model.zoo import resolve
 from service.commands.generate import main
 from service.engine_loader import load_engine
 from service.errors import BarError, InvalidRequest
-from service.images import encode, provenance
+from service.images import encode
+from service.provenance import Provenance
 from service.settings import Settings
 
 
@@ -26,8 +27,7 @@ def expected(directory: Path, class_id: int, seed: int) -> bytes:
     while not engine.step():
         pass
     (pixels,) = engine.decode([slot])
-    text = provenance(info.name, info.revision, info.class_labels[class_id], request)
-    return encode(pixels, "png", text)
+    return encode(pixels, "png", Provenance.of(info, request).texts())
 
 
 @pytest.fixture(autouse=True)
