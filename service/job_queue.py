@@ -24,6 +24,7 @@ from service.jobs import (
     JobResult,
     JobState,
     JobView,
+    KnownJob,
     PartialImage,
     QueueStats,
     WorkerStatus,
@@ -37,11 +38,14 @@ class JobQueue(Protocol):
         self, job: Job, *, idempotency: IdempotencyKey | None = None, is_awaited: bool = True
     ) -> str:
         """Queue `job`, unless it or its idempotency key is known; return the id of the job that
-        answers the request. An awaited job survives the loss of the server's data.
+        answers the request. A key outlives the record of its job: then `job` takes its id.
+        An awaited job survives the loss of the server's data; any other ends at its deadline
+        without anybody who waits for it.
 
         Raises: QueueFull beyond the bound on queued cost, QuotaExceeded beyond the owner's number
         of unfinished jobs, both with the time after which there should be room;
-        IdempotencyMismatch if the key stands for another request.
+        IdempotencyMismatch if the key, or the job's id, stands for another request: one with
+        another fingerprint or of another owner.
         """
 
     async def wait(self, job_id: str) -> JobOutcome:
@@ -56,6 +60,26 @@ class JobQueue(Protocol):
         Raises: KeyError if the queue does not know the job.
         """
 
+    async def find(self, job_id: str, *, with_result: bool = True) -> KnownJob | None:
+        """Return what is known of `job_id`, whoever admitted it, None if there is no record of
+        it (any more). A record outlives its result. Without `with_result` neither images nor
+        previews are fetched.
+
+        Raises: GenerationFailed if the record cannot be read.
+        """
+
+    async def jobs_of(
+        self,
+        owner: str,
+        *,
+        state: JobState | None = None,
+        before: tuple[float, str] | None = None,
+        limit: int = 20,
+    ) -> list[KnownJob]:
+        """Return the jobs of `owner` of which there is a record, the newest first, without images
+        and previews. `before` is the `created_at` and the id of the last one seen. To its client a
+        dead job is a failed one: FAILED finds it too."""
+
     async def cancel(self, job_id: str) -> JobState | None:
         """Stop `job_id` for good: nobody wants it. Return the state that it was stopped in, None
         if it had ended or is not known."""
@@ -64,7 +88,7 @@ class JobQueue(Protocol):
         """Stop `job_id`, whose time is up. Return as `cancel` does."""
 
     async def forget(self, job_id: str) -> None:
-        """Keep an ended job no longer than a repeated request needs: its client was answered."""
+        """Keep an ended job, whose client was answered, only as long as a repeated request needs."""
 
     async def state(self, job_id: str) -> JobState | None:
         """Return the state of `job_id`, None if the queue does not know it (any more)."""

@@ -14,8 +14,11 @@ from typing import Literal
 from model.config import ImageRequest
 
 OutputFormat = Literal["png", "jpeg", "webp"]
+ResponseFormat = Literal["b64_json", "url"]
 Priority = Literal["low", "normal", "high"]
 WorkerPhase = Literal["loading", "warming_up", "unfit", "ready"]  # unfit: its images are wrong
+
+ANYONE = "anyone"  # who owns the jobs of those who need no key
 
 # A job is served as though it had come so much earlier: priority is a lead that age overcomes.
 PRIORITY_LEADS_S: dict[Priority, float] = {"low": -15.0, "normal": 0.0, "high": 15.0}
@@ -41,6 +44,11 @@ class JobState(StrEnum):
     def is_terminal(self) -> bool:
         return self not in (JobState.QUEUED, JobState.RUNNING)
 
+    @property
+    def meant(self) -> tuple["JobState", ...]:
+        """What a client means by this state: to it a dead job is a failed one."""
+        return (self, JobState.DEAD) if self is JobState.FAILED else (self,)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -53,7 +61,13 @@ class Job:
     timeout_s: float
     priority: Priority = "normal"
     partial_images: int = 0  # previews of each image before it is finished
-    owner: str = "anyone"  # whose quota it counts for
+    owner: str = ANYONE  # whose quota it counts for, and who alone may see it
+    created_at: float = 0.0  # seconds since 1970 at which it was asked for
+    metadata: Mapping[str, str] = field(default_factory=dict)  # the client's own
+    warnings: tuple[str, ...] = ()  # what was asked for and has no effect
+    response_format: ResponseFormat = "b64_json"
+    fingerprint: str = ""  # of a request that may be repeated: under the same id only the same
+    traceparent: str = ""  # of the request, as in W3C trace context; "" without one
 
     @property
     def lead_s(self) -> float:
@@ -74,6 +88,7 @@ class JobTimings:
     generation_s: float  # from the claim to the last token of the last image
     decode_s: float  # from there to its pixels
     encode_s: float  # summed over images, which are encoded side by side
+    device_s: float = 0.0  # the job's share of the device's time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +101,7 @@ class JobResult:
 
 @dataclass(frozen=True, kw_only=True)
 class JobOutcome:
-    """How a job ended; `result` is there exactly if it succeeded."""
+    """How a job ended; `result` is there exactly if it succeeded, until it has expired."""
 
     state: JobState
     result: JobResult | None = None
@@ -122,6 +137,16 @@ class JobView:
     queue_position: int | None  # 1 is the next to be claimed; None once claimed
     partials: tuple[PartialImage, ...]  # all so far, in the order in which they were made
     outcome: JobOutcome | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownJob:
+    """What a queue knows of a job, ended or not; times are seconds since 1970."""
+
+    job: Job
+    view: JobView
+    started_at: float | None  # when its worker claimed it
+    ended_at: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

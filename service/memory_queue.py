@@ -12,10 +12,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from heapq import heappop, heappush
+from heapq import heappop, heappush, nlargest
 
 from service.chores import each_interval, end_tasks
-from service.errors import IdempotencyMismatch, QueueFull, QuotaExceeded
 from service.jobs import (
     Claim,
     DeadLetter,
@@ -26,12 +25,22 @@ from service.jobs import (
     JobResult,
     JobState,
     JobView,
+    KnownJob,
     PartialImage,
     QueueStats,
     WorkerStatus,
 )
-from service.memory_record import Book, Record
-from service.queue_policy import QueuePolicy, backlog_s, retry_after_s, throughput
+from service.memory_archive import Archive, IdempotencyKeys
+from service.memory_book import Book
+from service.memory_record import Record
+from service.queue_policy import (
+    QueuePolicy,
+    backlog_s,
+    id_mismatch,
+    queue_full,
+    quota_exceeded,
+    throughput,
+)
 
 logger = logging.getLogger("bar.queue")
 
@@ -44,9 +53,10 @@ class MemoryJobQueue:
     def __init__(self, policy: QueuePolicy, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.policy = policy
         self._clock = clock
-        self._book = Book(policy, clock)
+        self._archive = Archive(policy, clock)
+        self._book = Book(policy, clock, self._archive)
         self._deadlines: list[tuple[float, str]] = []  # a heap, of ended jobs too
-        self._idempotency: dict[tuple[str, str], tuple[str, str, float]] = {}
+        self._idempotency = IdempotencyKeys(policy.idempotency_ttl_s, clock)
         self._num_accepted = self._num_redelivered = 0
         self._workers: dict[str, WorkerStatus] = {}
         self._reaped_at = self._grace_until = float("-inf")
@@ -60,47 +70,30 @@ class MemoryJobQueue:
         idempotency: IdempotencyKey | None = None,
         is_awaited: bool = True,  # noqa: ARG002 - nothing is lost here
     ) -> str:
-        if known := self._same_request(job, idempotency):
-            return known
-        if self._book.find(job.id):
+        if idempotency and (known_id := self._idempotency.find(job.owner, idempotency)):
+            if self._book.find(known_id):
+                return known_id
+            job = replace(job, id=known_id)
+        elif known := self._book.find(job.id):
+            if (known.job.owner, known.job.fingerprint) != (job.owner, job.fingerprint):
+                raise id_mismatch()
             return job.id
         self._check_bounds(job)
         if idempotency:
-            self._idempotency[job.owner, idempotency.key_hash] = (
-                job.id, idempotency.fingerprint, self._clock()
-            )  # fmt: skip
+            self._idempotency.add(job.owner, idempotency, job.id)
         self._enter(job)
         logger.info(
             "job queued", extra={"job": job.id, "images": len(job.images), "cost": job.cost}
         )
         return job.id
 
-    def _same_request(self, job: Job, idempotency: IdempotencyKey | None) -> str | None:
-        if idempotency is None:
-            return None
-        known = self._idempotency.get((job.owner, idempotency.key_hash))
-        if known is None:
-            return None
-        job_id, fingerprint, _ = known
-        if fingerprint != idempotency.fingerprint:
-            raise IdempotencyMismatch("the idempotency key was used for another request")
-        return job_id
-
     def _check_bounds(self, job: Job) -> None:
         policy, workers = self.policy, self._workers.values()
         waiting, unfinished = self._book.cost_waiting, self._book.owned[job.owner]
         if waiting + job.cost > policy.max_queued_cost:
-            raise QueueFull(
-                f"the queue is full: {waiting} of {policy.max_queued_cost} image-steps "
-                f"are waiting and this request needs {job.cost}; try again later",
-                retry_after_s=retry_after_s(workers, waiting),
-            )
+            raise queue_full(job, waiting, policy.max_queued_cost, workers)
         if unfinished >= policy.max_owner_jobs:
-            raise QuotaExceeded(
-                f"{unfinished} jobs of this caller have not ended, and "
-                f"{policy.max_owner_jobs} may be open at once; wait for some",
-                retry_after_s=retry_after_s(workers, 0),
-            )
+            raise quota_exceeded(unfinished, policy.max_owner_jobs, workers)
 
     def _enter(self, job: Job) -> None:
         now = self._clock()
@@ -124,6 +117,27 @@ class MemoryJobQueue:
                 await asyncio.wait_for(record.changed.wait(), timeout_s)
         return self._view(record)
 
+    async def find(self, job_id: str, *, with_result: bool = True) -> KnownJob | None:
+        record = self._book.find(job_id)
+        return self._known(record, with_result=with_result) if record else None
+
+    async def jobs_of(
+        self,
+        owner: str,
+        *,
+        state: JobState | None = None,
+        before: tuple[float, str] | None = None,
+        limit: int = 20,
+    ) -> list[KnownJob]:
+        newest = nlargest(self.policy.max_listed, self._book.jobs_of(owner), key=_listed_at)
+        found = [
+            record
+            for record in newest
+            if (state is None or record.state in state.meant)
+            and (before is None or _listed_at(record) < before)
+        ]
+        return [self._known(record, with_result=False) for record in found[:limit]]
+
     async def cancel(self, job_id: str) -> JobState | None:
         return self._stop(job_id, JobState.CANCELLED)
 
@@ -139,8 +153,7 @@ class MemoryJobQueue:
         return state
 
     async def forget(self, job_id: str) -> None:
-        if (record := self._book.ended.get(job_id)) and record.state is not JobState.DEAD:
-            del self._book.ended[job_id]
+        self._archive.answered(job_id)
 
     async def state(self, job_id: str) -> JobState | None:
         record = self._book.find(job_id)
@@ -165,25 +178,24 @@ class MemoryJobQueue:
             num_ended={s: self._book.num_ended[s] for s in JobState if s.is_terminal},
             workers=tuple(self._workers.values()),
             num_redelivered=self._num_redelivered,
-            num_dead_letters=len(self._book.dead()),
+            num_dead_letters=len(self._archive.dead_letters()),
         )
 
     async def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
-        wall_s = time.time() - self._clock()
         return [
             DeadLetter(
                 id=record.job.id,
-                died_at=wall_s + record.ended_at,
+                died_at=self._wall_s(record.ended_at),
                 crashes=record.crashes,
                 error=(record.outcome and record.outcome.error) or "",
                 owner=record.job.owner,
                 job=record.job,
             )
-            for record in self._book.dead()[::-1][:limit]
+            for record in self._archive.dead_letters()[::-1][:limit]
         ]
 
     async def retry_dead(self, job_id: str, new_id: str) -> str | None:
-        record = self._book.ended.get(job_id)
+        record = self._archive.find(job_id)
         if record is None or record.state is not JobState.DEAD:
             return None
         if record.retried_as is None:
@@ -225,7 +237,7 @@ class MemoryJobQueue:
         now = self._clock()
         self._book.leave(record)
         record.state, record.token = JobState.RUNNING, secrets.token_hex(8)
-        record.leased_until = now + self.policy.lease_s
+        record.started_at, record.leased_until = now, now + self.policy.lease_s
         record.attempts += 1
         self._book.running[record.job.id] = record
         record.touch()
@@ -306,9 +318,10 @@ class MemoryJobQueue:
             self._book.end(record, JobOutcome(state=JobState.CANCELLED))
 
     async def reap(self) -> None:
-        """Do what time alone does: expire, take up delayed jobs, take back expired leases."""
+        """Do what time alone does: expire, take up delayed jobs, take back leases, forget."""
         self._reap()
-        self._forget_old()
+        self._archive.tidy()
+        self._idempotency.tidy()
 
     def _reap(self) -> None:
         now, policy = self._clock(), self.policy
@@ -328,16 +341,6 @@ class MemoryJobQueue:
             for record in [r for r in self._book.running.values() if now >= r.leased_until]:
                 self._lose(record)
 
-    def _forget_old(self) -> None:
-        now = self._clock()
-        for job_id, record in list(self._book.ended.items()):
-            is_dead = record.state is JobState.DEAD
-            ttl_s = self.policy.dead_ttl_s if is_dead else self.policy.result_ttl_s
-            if now >= record.ended_at + ttl_s:
-                del self._book.ended[job_id]
-        oldest = now - self.policy.idempotency_ttl_s
-        self._idempotency = {k: v for k, v in self._idempotency.items() if v[2] > oldest}
-
     def _lose(self, record: Record) -> None:
         """Take a job back from a worker that was lost, which was no attempt of the job's."""
         record.crashes += 1
@@ -349,6 +352,22 @@ class MemoryJobQueue:
             return
         self._book.leave(record)
         self._book.requeue(record)
+
+    def _wall_s(self, at: float) -> float:
+        """Return a time of this queue's clock as seconds since 1970."""
+        return time.time() - self._clock() + at
+
+    def _known(self, record: Record, *, with_result: bool) -> KnownJob:
+        view, started_at = self._view(record), record.started_at
+        if not with_result:
+            outcome = view.outcome and replace(view.outcome, result=None)
+            view = replace(view, partials=(), outcome=outcome)
+        return KnownJob(
+            job=record.job,
+            view=view,
+            started_at=None if started_at is None else self._wall_s(started_at),
+            ended_at=self._wall_s(record.ended_at) if record.outcome else None,
+        )
 
     def _view(self, record: Record) -> JobView:
         is_queued, is_ready = record.state is JobState.QUEUED, record.job.id in self._book.ready
@@ -370,3 +389,7 @@ class MemoryJobQueue:
             return None
         step_s = max(worker.step_s for worker in workers)
         return ahead_s + max(record.job.num_steps * step_s, record.job.cost / throughput(workers))
+
+
+def _listed_at(record: Record) -> tuple[float, str]:
+    return record.job.created_at, record.job.id

@@ -8,6 +8,7 @@ JSON, which says how long each image is, and the images' bytes behind it.
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, get_args
 
@@ -20,6 +21,7 @@ from service.jobs import (
     OutputFormat,
     PartialImage,
     Priority,
+    ResponseFormat,
     WorkerStatus,
 )
 
@@ -42,7 +44,9 @@ def encode_job(job: Job) -> bytes:
         {"class_id": i.class_id, "seed": i.seed, "sampling": i.sampling.to_json()}
         for i in job.images
     ]
-    values = {**vars(job), "images": images, "version": VERSION}
+    values = {
+        **vars(job), "images": images, "metadata": dict(job.metadata), "version": VERSION
+    }  # fmt: skip
     del values["id"]
     return json.dumps(values, separators=(",", ":")).encode()
 
@@ -82,8 +86,15 @@ def _job(job_id: str, values: dict[str, Any]) -> Job:
         timeout_s=_number(values["timeout_s"], float, 0, 1e9),
         priority=_one_of(values["priority"], get_args(Priority)),
         partial_images=_number(values["partial_images"], int, 0, 64),
-        owner=str(values["owner"]),
+        owner=_text(values["owner"]),
+        **_later_fields(values),
     )
+
+
+def _later_fields(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that older payloads do not have."""
+    known = {name: values[name] for name in LATER_FIELDS if name in values}
+    return {name: LATER_FIELDS[name](value) for name, value in known.items()}
 
 
 def encode_result(result: JobResult) -> bytes:
@@ -105,8 +116,9 @@ def decode_result(content: bytes) -> JobResult:
     header = _object(line)
     try:
         lengths = [_number(length, int, 0, len(body)) for length in header["lengths"]]
-        names = ("queue_s", "generation_s", "decode_s", "encode_s")
-        timings = {name: _number(header["timings"][name], float, -1e9, 1e9) for name in names}
+        names = ("queue_s", "generation_s", "decode_s", "encode_s", "device_s")
+        given = {"device_s": 0.0, **header["timings"]}  # which older workers do not measure
+        timings = {name: _number(given[name], float, -1e9, 1e9) for name in names}
     except (KeyError, TypeError, ValueError) as error:
         raise PayloadError(f"no result can be read: {error}") from None
     if sum(lengths) != len(body):
@@ -168,6 +180,24 @@ def _object(content: bytes) -> dict[str, Any]:
     return values
 
 
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError("not a list of texts")
+    return tuple(map(_text, value))
+
+
+def _text_by_name(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise TypeError("not texts by name")
+    return {name: _text(text) for name, text in value.items()}
+
+
 def _number(value: Any, kind: type, least: float, most: float) -> Any:
     is_number = isinstance(value, kind) or (kind is float and isinstance(value, int))
     if not is_number or isinstance(value, bool) or not math.isfinite(value):
@@ -181,3 +211,14 @@ def _one_of(value: Any, allowed: Any) -> Any:
     if value not in allowed:
         raise ValueError(f"{value!r} is none of {list(allowed)}")
     return value
+
+
+# Fields of a job that came after the first version, and how each is read.
+LATER_FIELDS: dict[str, Callable[[Any], Any]] = {
+    "created_at": lambda value: _number(value, float, 0, 1e11),
+    "metadata": _text_by_name,
+    "warnings": _texts,
+    "response_format": lambda value: _one_of(value, get_args(ResponseFormat)),
+    "fingerprint": _text,
+    "traceparent": _text,
+}

@@ -9,7 +9,8 @@ suspected only when it was there repeatedly, and then runs alone.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from service.jobs import WorkerStatus
+from service.errors import IdempotencyMismatch, QueueFull, QuotaExceeded
+from service.jobs import Job, WorkerStatus
 
 MIN_RETRY_AFTER_S = 1.0
 MAX_RETRY_AFTER_S = 60.0
@@ -29,7 +30,10 @@ class QueuePolicy:
     backoff_s: float = 0.5  # before the second attempt; doubled for each further one
     max_backoff_s: float = 10.0
     result_ttl_s: float = 900.0
-    answered_ttl_s: float = 60.0  # of what a client that waited has already
+    record_ttl_s: float = 86400.0  # of an ended job: what it was, and how it ended
+    answered_ttl_s: float = 60.0  # of both, once a client that waited has its answer
+    max_records: int = 50000  # of ended jobs
+    max_listed: int = 10000  # of an owner's jobs, the newest
     staged_ttl_s: float = 120.0
     dead_ttl_s: float = 7 * 86400.0
     max_dead: int = 1000
@@ -51,3 +55,31 @@ def backlog_s(workers: Iterable[WorkerStatus], queued_cost: float) -> float | No
 def retry_after_s(workers: Iterable[WorkerStatus], queued_cost: float) -> float:
     """Return when to come again: when what waits now should be done, within bounds."""
     return min(max(backlog_s(workers, queued_cost) or 0.0, MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S)
+
+
+def queue_full(job: Job, waiting: int, most: int, workers: Iterable[WorkerStatus]) -> QueueFull:
+    """Return the refusal of `job` by a queue in which `waiting` of `most` image-steps wait."""
+    return QueueFull(
+        f"the queue is full: {waiting} of {most} image-steps are waiting and this request needs "
+        f"{job.cost}; try again later",
+        retry_after_s=retry_after_s(workers, waiting),
+    )
+
+
+def quota_exceeded(open_jobs: int, most: int, workers: Iterable[WorkerStatus]) -> QuotaExceeded:
+    """Return the refusal of a job whose owner has `open_jobs` of `most`."""
+    return QuotaExceeded(
+        f"{open_jobs} jobs of this caller have not ended, and {most} may be open at once; "
+        "wait for some",
+        retry_after_s=retry_after_s(workers, 0),
+    )
+
+
+def key_mismatch() -> IdempotencyMismatch:
+    """Return the refusal of a request under another one's idempotency key."""
+    return IdempotencyMismatch("the idempotency key was used for another request")
+
+
+def id_mismatch() -> IdempotencyMismatch:
+    """Return the refusal of a request under another one's id."""
+    return IdempotencyMismatch("the id was used for another request; choose a new one")

@@ -352,7 +352,7 @@ async def look(ends: Ends) -> Seen:
 def look_at_memory(queue: MemoryJobQueue) -> Seen:
     """Read the book."""
     book = queue._book
-    records = {**book.unfinished, **book.ended}
+    records = {**book.unfinished, **{r.job.id: r for r in queue._archive.records()}}
     orders = {"ready": book.ready, "solo": book.solo, "delayed": book.delayed}
     return Seen(
         homes={
