@@ -20,6 +20,8 @@ PREFIX = "BAR_"
 # What a process that answers no requests does not listen to.
 API_SETTINGS = frozenset(
     {"host", "port", "max_images", "default_timeout_s", "max_timeout_s", "max_body_bytes"}
+    | {"api_keys_file", "api_key_hashes", "insecure_no_keys", "public_metrics"}
+    | {"requests_per_minute"}
 )
 
 
@@ -30,6 +32,19 @@ class Settings(BaseModel):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    api_keys_file: Path | None = Field(
+        None, description="file of the API keys that are let in, made by `bar keys`; may change"
+    )
+    api_key_hashes: str | None = Field(
+        None, description="further keys, as NAME=SHA256 of the key, separated by commas"
+    )
+    insecure_no_keys: bool = Field(
+        False, description="let others than this machine in although there are no keys"
+    )
+    public_metrics: bool = Field(False, description="answer /metrics without a key")
+    requests_per_minute: int = Field(
+        0, ge=0, le=1_000_000, description="requests for images that a key has a minute; 0: any"
+    )
     model: str = Field(
         "digits",
         description="model to serve: a name of `bar models`, or a folder; an API of a queue serves "

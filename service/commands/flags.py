@@ -21,7 +21,8 @@ def add_settings_flags(parser: argparse.ArgumentParser, names: Iterable[str]) ->
             boolean = argparse.BooleanOptionalAction
             parser.add_argument(flag, action=boolean, default=None, help=text)
         else:
-            parser.add_argument(flag, metavar=name.rpartition("_")[2].upper(), help=text)
+            metavar = "N" if field.annotation is int else name.rpartition("_")[2].upper()
+            parser.add_argument(flag, metavar=metavar, help=text)
 
 
 def positive_int(text: str) -> int:
