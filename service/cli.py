@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "worker": ("service.commands.worker", "make the images of a queue on a Redis server"),
     "queue": ("service.commands.queue", "look into such a queue: counts, dead jobs"),
     "generate": ("service.commands.generate", "make images without a server"),
+    "reproduce": ("service.commands.reproduce", "make an image again, and compare every pixel"),
     "models": ("service.commands.models", "list the models, and which are on this machine"),
     "download": ("service.commands.download", "fetch a published model"),
     "bench": ("service.commands.bench", "measure the engine, or a running service"),

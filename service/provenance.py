@@ -30,49 +30,41 @@ class Provenance:
     version: str  # of bar-serve
     model: str
     revision: str  # hexadecimal
-    class_id: int
     class_name: str
-    seed: int
-    num_images: int = 1  # on a contact sheet: their seeds follow one another
-    sampling: SamplingConfig
-
-    def __post_init__(self) -> None:
-        ImageRequest(class_id=self.class_id, seed=self.seed, sampling=self.sampling)
-        if self.class_id < 0:
-            raise ValueError(f"class_id must be at least 0, got {self.class_id}")
+    image: ImageRequest  # the first on a contact sheet
+    num_images: int = 1  # their seeds follow one another
 
     @classmethod
-    def of(cls, info: ModelInfo, request: ImageRequest, num_images: int = 1) -> Self:
-        """Describe an image of `info`'s model, or a contact sheet that `request` begins."""
+    def of(cls, info: ModelInfo, image: ImageRequest, num_images: int = 1) -> Self:
+        """Describe an image of `info`'s model, or the contact sheet that begins with it."""
         return cls(
             version=__version__,
             model=info.name,
             revision=info.revision,
-            class_id=request.class_id,
-            class_name=info.class_labels[request.class_id].name,
-            seed=request.seed,
+            class_name=info.class_labels[image.class_id].name,
+            image=image,
             num_images=num_images,
-            sampling=request.sampling,
         )
 
     @property
     def seeds(self) -> list[int]:
         """The seed of each image."""
-        return [(self.seed + i) % (MAX_SEED + 1) for i in range(self.num_images)]
+        return [(self.image.seed + i) % (MAX_SEED + 1) for i in range(self.num_images)]
 
     def texts(self) -> dict[str, str]:
         """Return the keywords and texts that a PNG carries."""
+        sampling = self.image.sampling
         values = {
             "version": self.version,
             "model": self.model,
             "revision": self.revision,
-            "class_id": str(self.class_id),
+            "class_id": str(self.image.class_id),
             "class_name": self.class_name,
             "seed": ", ".join(map(str, self.seeds)),
-            "guidance_scale": repr(float(self.sampling.guidance_scale)),
-            "temperature": repr(float(self.sampling.temperature)),
-            "unmask_schedule": json.dumps(self.sampling.unmask_schedule),
-            "order": self.sampling.order,
+            "guidance_scale": repr(float(sampling.guidance_scale)),
+            "temperature": repr(float(sampling.temperature)),
+            "unmask_schedule": json.dumps(sampling.unmask_schedule),
+            "order": sampling.order,
         }
         named = {PREFIX + name: text for name, text in values.items()}
         return {"Software": f"bar-serve {self.version}", **named}
@@ -85,13 +77,13 @@ def read_provenance(texts: Mapping[str, str]) -> Provenance:
     """
     _check_keywords(texts)
     values = {name: _value(name, texts[PREFIX + name]) for name in _READERS}
-    seeds = values.pop("seed")
-    settings = {name: values.pop(name) for name in _SETTINGS}
+    seed, *others = values.pop("seed")
     try:
-        sampling = SamplingConfig(**settings)
-        record = Provenance(**values, seed=seeds[0], num_images=len(seeds), sampling=sampling)
+        sampling = SamplingConfig(**{name: values.pop(name) for name in _SETTINGS})
+        image = ImageRequest(class_id=values.pop("class_id"), seed=seed, sampling=sampling)
     except ValueError as error:
         raise _refusal(f"the PNG's text chunks say what cannot be: {error}") from None
+    record = Provenance(**values, image=image, num_images=1 + len(others))
     written = record.texts()
     for keyword, text in texts.items():
         if text != written[keyword]:

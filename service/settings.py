@@ -19,7 +19,15 @@ PREFIX = "BAR_"
 
 # What a process that answers no requests does not listen to.
 API_SETTINGS = frozenset(
-    {"host", "port", "max_images", "default_timeout_s", "max_timeout_s", "max_body_bytes"}
+    {
+        "host",
+        "port",
+        "max_images",
+        "default_timeout_s",
+        "max_timeout_s",
+        "max_body_bytes",
+        "max_reproduce_bytes",
+    }
     | {"api_keys_file", "api_key_hashes", "insecure_no_keys", "public_metrics"}
     | {"requests_per_minute"}
 )
@@ -94,6 +102,9 @@ class Settings(BaseModel):
         600.0, gt=0, allow_inf_nan=False, description="most time that a request may ask for"
     )
     max_body_bytes: int = Field(65536, ge=1024, description="largest request body")
+    max_reproduce_bytes: int = Field(
+        4 * 1024 * 1024, ge=1024, description="largest PNG that is taken to be made again"
+    )
     shutdown_grace_s: float = Field(
         25.0, ge=0, allow_inf_nan=False, description="time to finish what runs after SIGTERM"
     )
