@@ -6,6 +6,7 @@ carry their id too.
 """
 
 import logging
+import math
 import secrets
 import time
 
@@ -22,7 +23,7 @@ def error_response(error: ServiceError) -> JSONResponse:
     """Return the answer to a request that ends in `error`."""
     headers = {}
     if error.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     return JSONResponse(error.envelope(), error.status, headers)
 
 
