@@ -7,10 +7,13 @@ models: what runs the jobs may be a thread of this process or another machine.
 from starlette.types import ASGIApp
 
 from service import __version__, refusals
+from service.auth import Authentication
 from service.intake import Intake
+from service.keyring import Keyring
 from service.metrics import Metrics
 from service.middleware import BodyLimit, Observation
 from service.openapi import Application
+from service.rate_limit import RateLimit, make_limiter
 from service.routes.generations import GenerationRoutes
 from service.routes.models import ModelRoutes
 from service.routes.operations import OperationsRoutes
@@ -22,6 +25,7 @@ class Api:
     """The application, and its door, which closes when the process ends."""
 
     def __init__(self, *, settings: Settings, models: ServedModels, metrics: Metrics) -> None:
+        """Build the application. Raises: StartupError if the API keys cannot be used."""
         self._intake = intake = Intake(settings, models, metrics)
         app = Application(
             title="bar-serve",
@@ -34,8 +38,15 @@ class Api:
             app.include_router(routes.router())
         refusals.install(app)
         limited = BodyLimit(app, settings.max_body_bytes)
-        self.app: ASGIApp = Observation(limited, metrics)
+        self._limiter = make_limiter(settings)
+        metered = RateLimit(limited, self._limiter, settings.requests_per_minute, metrics)
+        guarded = Authentication(metered, settings, Keyring.of(settings), metrics)
+        self.app: ASGIApp = Observation(guarded, metrics)
 
     def drain(self) -> None:
         """Refuse what comes from now on; what was accepted is answered."""
         self._intake.drain()
+
+    async def close(self) -> None:
+        """Let go of connections; nothing is answered afterwards."""
+        await self._limiter.close()

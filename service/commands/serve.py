@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 
 from model.zoo import ModelInfo
 from service import __version__, logs
+from service.auth import check_exposure
 from service.commands.flags import add_settings_flags, describe_models, find_model
 from service.errors import EngineLost, StartupError
+from service.keyring import Keyring
 from service.server import bind, bootstrap, bootstrap_api, serve
 from service.settings import Settings
 
@@ -38,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
     add_settings_flags(parser, Settings.model_fields)
     settings = Settings.load(vars(parser.parse_args(argv)))
     logs.configure(settings.log_level, as_json=settings.log_json)
+    check_exposure(settings, Keyring.of(settings))
     with sigterm_exits(), bind(settings.host, settings.port) as listener:
         url = _url(settings.host, listener.getsockname()[1])
         if settings.redis_url is None:
