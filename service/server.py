@@ -188,6 +188,7 @@ async def serve(
             server.closing.cancel()
     logger.info("stopped")
 
+        queues.push_async_callback(service.api.close)
 
 async def _serve_with_worker(
     server: "_Server",
