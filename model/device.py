@@ -1,4 +1,4 @@
-"""What this machine's processor can do: bfloat16, and how many threads are worth having.
+"""What this machine's processors can do and have: bfloat16, threads worth having, GPU memory.
 
 Read by the worker and the benchmarks when they build an engine.
 """
@@ -15,6 +15,20 @@ def has_cpu_bfloat16() -> bool:
     # Private names of torch, which has no public ones that every supported version shares.
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+def gpu_memory_bytes(device: torch.device) -> dict[str, int]:
+    """Return a GPU's memory: what tensors hold, what this process keeps, what is free, and all of
+    it; nothing for another device. Any thread may call it."""
+    if device.type != "cuda":
+        return {}
+    free, total = torch.cuda.mem_get_info(device)
+    return {
+        "allocated": torch.cuda.memory_allocated(device),
+        "reserved": torch.cuda.memory_reserved(device),
+        "free": free,
+        "total": total,
+    }
 
 
 def num_physical_cores(

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from model.config import ImageRequest
 from model.cuda_graphs import StepPlan, StepRunner
+from model.device import gpu_memory_bytes
 from model.fast_decoder import Decoding, FastDecoder
 from model.fast_head import ROUNDS_PER_PRODUCT, FastHead
 from model.fast_trunk import FastTrunk, Prefix
@@ -96,6 +97,10 @@ class Engine:
     def free_slots(self) -> int:
         """How many images `admit` takes right now."""
         return sum(slot.request is None for slot in self._slots)
+
+    def memory_bytes(self) -> dict[str, int]:
+        """Return the memory of the engine's GPU by kind; nothing on a CPU."""
+        return gpu_memory_bytes(self.device)
 
     @torch.no_grad()
     def admit(self, request: ImageRequest) -> int:

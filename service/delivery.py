@@ -60,7 +60,7 @@ class Delivery:
             finally:
                 gone.cancel()
                 ended.cancel()
-        return self._result_of(outcome, job)
+        return _result_of(outcome, job)
 
     def events(self, job: Job, render: Callable[[JobResult], bytes]) -> EventStream:
         """Answer with the job's events; `render` makes the data of the last, on one line."""
@@ -69,7 +69,7 @@ class Delivery:
             async with self._until_end(job):
                 outcome = await self._follow(job, emit)
             try:
-                result = self._result_of(outcome, job)
+                result = _result_of(outcome, job)
             except ServiceError as error:
                 await emit("error", json.dumps(error.envelope()).encode())
             else:
@@ -111,11 +111,6 @@ class Delivery:
             raise
         finally:
             await self._queue.forget(job.id)
-
-    def _result_of(self, outcome: JobOutcome, job: Job) -> JobResult:
-        result = _result_of(outcome, job)
-        self._metrics.observe_job(self._model, result.timings, len(result.images))
-        return result
 
 
 def _result_of(outcome: JobOutcome, job: Job) -> JobResult:

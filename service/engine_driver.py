@@ -10,7 +10,7 @@ engine comes from outside, and its errors are told apart by their names.
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,8 +18,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from model.config import ImageRequest
-from model.zoo import ModelInfo
-from service.images import Pixels, encode
+from service.images import Pixels
 from service.jobs import EngineCounters
 from service.scheduler import Image
 
@@ -113,6 +112,22 @@ class EngineDriver:
     def __init__(self, engine: "Engine") -> None:
         self._engine = engine
         self._images: dict[int, Image] = {}  # by slot
+        self._canary_slot: int | None = None
+
+    @property
+    def description(self) -> Mapping[str, str]:
+        """What the engine is, for people."""
+        engine = self._engine
+        return {
+            "device": engine.device.type,
+            "precision": engine.precision.name,
+            "batch_invariant": str(engine.batch_invariant).lower(),
+            "slots": str(engine.num_slots),
+        }
+
+    def memory_bytes(self) -> Mapping[str, int]:
+        """Return the memory of the engine's device by kind. Any thread may call it."""
+        return self._engine.memory_bytes()
 
     def turn(
         self,
@@ -129,10 +144,13 @@ class EngineDriver:
         for slot in [slot for slot, image in images.items() if image in dropped]:
             engine.cancel(slot)
             del images[slot]
+        if admitted and self._canary_slot is not None:
+            engine.cancel(self._canary_slot)
+            self._canary_slot = None
         for image in admitted:
             images[engine.admit(image.request)] = image
         if not images:
-            return Turn(self._counters())
+            return Turn(self.counters)
         ends = [time.monotonic()]
         full: list[int] = []
         due: list[int] = []
@@ -145,7 +163,7 @@ class EngineDriver:
         full_at = ends[-1]
         pixels = self._start_decode(full) if full else None
         return Turn(
-            counters=self._counters(),
+            counters=self.counters,
             step_times_s=[end - start for start, end in pairwise(ends)],
             shares=shares,
             previews=previews,
@@ -157,21 +175,29 @@ class EngineDriver:
     def clear(self) -> None:
         """Free all slots."""
         self._images.clear()
+        self._canary_slot = None
         for slot in range(self._engine.num_slots):
             with suppress(KeyError):  # not occupied
                 self._engine.cancel(slot)
 
-    def make_first_image(self, info: ModelInfo) -> None:
-        """Make an image, so that the first request finds everything allocated and proven to work.
+    def step_canary(self, request: ImageRequest) -> Pixels | None:
+        """Draw a known image for a moment, or go on with it; return its pixels once it is full.
 
-        Only while no slot is occupied.
+        Only while no image is in a slot. It gives way: a turn that admits images ends it, so that
+        it is always drawn alone. Raises what the engine raises; call `clear` then.
         """
-        self._engine.admit(ImageRequest(class_id=0, seed=0, sampling=info.sampling))
-        full: list[int] = []
-        while not full:
-            full = self._engine.step()
-        (pixels,) = self._engine.start_decode(full).images()
-        encode(pixels, "png", {})
+        engine = self._engine
+        if self._canary_slot is None:
+            self._canary_slot = engine.admit(request)
+        ends_at = time.monotonic() + MAX_TURN_S
+        full = engine.step()
+        while not full and time.monotonic() < ends_at:
+            full = engine.step()
+        if not full:
+            return None
+        (pixels,) = engine.start_decode(full).images()
+        self._canary_slot = None
+        return pixels
 
     def _start_decode(self, full: Sequence[int]) -> ArrivingPixels:
         """Begin to decode full slots, which are free afterwards, whatever happens.
@@ -202,7 +228,9 @@ class EngineDriver:
             for slot, pixels in rows
         ]
 
-    def _counters(self) -> EngineCounters:
+    @property
+    def counters(self) -> EngineCounters:
+        """What the engine has counted so far."""
         engine = self._engine
         return EngineCounters(
             prefix_hits=engine.prefixes.hits,

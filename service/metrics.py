@@ -1,13 +1,14 @@
-"""What Prometheus sees: events counted as they happen, levels read from the queue when scraped.
+"""What Prometheus sees of the API: requests as they end, levels read from the queues when scraped.
 
 A gauge that is counted up and down drifts with the first path that forgets to count down; these
 cannot. Base units, prefix `bar_`; the HTTP metrics have the names that common dashboards expect.
-No label holds a request id, a class, a seed or anything else that clients can make many of.
+No label holds a request id, a class, a seed or anything else that clients can make many of, and
+what can be known beforehand is there from the start, at zero. Each metric has one exporter: what
+happens where an engine runs stands in `worker_metrics`.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -27,182 +28,200 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from service import __version__
-from service.jobs import JobTimings, QueueStats
+from service.errors import STATUSES
+from service.jobs import JobState, QueueStats, WorkerPhase, WorkerStatus
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 150, 600)
-STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
-BATCH_SIZES = tuple(2**n for n in range(11))
-TENTHS = tuple(n / 10 for n in range(1, 11))
-Readings = dict[str, tuple[str, float]]  # text and value by name
+UNKNOWN = "unknown"  # model of a request that names none which is served
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+ENDPOINTS = {  # what makes jobs, by method and the beginning of the route's pattern
+    ("POST", "/v1/generations"): "generations",
+    ("PUT", "/v1/generations/{"): "generations",
+    ("POST", "/v1/images/generations"): "images",
+    ("POST", "/v1/reproduce"): "reproduce",
+}
+OUTCOMES = {200: "succeeded", 202: "accepted", 429: "refused", 499: "cancelled",
+            500: "failed", 503: "refused", 504: "expired"}  # fmt: skip
+INVALID = "invalid"  # every other status
+PHASES = (JobState.QUEUED, JobState.RUNNING)
+CAUSES = ("disconnect", "request", "timeout")
+
+
+def process_registry(models: Mapping[str, str]) -> CollectorRegistry:
+    """Return a registry of one process; `models` are names and revisions."""
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    registry.register(_Infos(models))
+    return registry
+
+
+def endpoint_of(method: str, handler: str) -> str | None:
+    """Return the label of a route that makes jobs, None for another."""
+    pattern = handler[: handler.find("{") + 1] or handler
+    return ENDPOINTS.get((method, pattern))
 
 
 class Metrics:
-    """The metrics of one process in a registry of their own; `models` are names and revisions."""
+    """The metrics of one API process, whose `models` are names and revisions."""
 
     def __init__(self, models: Mapping[str, str]) -> None:
-        self._registry = registry = CollectorRegistry()
-        self._queues = _QueueCollector(models)
-        registry.register(self._queues)
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=registry)
-        self._requests = Counter(
+        self._models = models
+        self.registry = registry = process_registry(models)
+        self._http_requests = Counter(
             "http_requests",
             "HTTP requests by route, method and status",
             ["handler", "method", "status"],
             registry=registry,
         )
-        self._request_seconds = Histogram(
+        self._http_seconds = Histogram(
             "http_request_duration_seconds",
             "Time from a request's arrival to the end of its answer",
             ["handler", "method"],
             buckets=SECONDS,
             registry=registry,
         )
+        self._requests = self._counter(
+            "bar_requests", "Requests for images, by how they ended", "endpoint", "outcome"
+        )
+        self._request_seconds = Histogram(
+            "bar_request_seconds",
+            "Time from a request for images to the end of its answer",
+            ["model_name", "endpoint"],
+            buckets=SECONDS,
+            registry=registry,
+        )
         self._rejections = self._counter(
-            "bar_rejections", "Generation requests that were not admitted", "reason"
+            "bar_rejections", "Requests for images that did not become jobs", "reason"
         )
         self._cancellations = self._counter(
-            "bar_cancellations", "Jobs stopped before their end", "phase", "cause"
-        )
-        self._images = self._counter("bar_images_generated", "Images of jobs that succeeded")
-        self._stage_seconds = self._histogram(
-            "bar_stage_seconds", "Time of succeeded jobs in each stage", SECONDS, "stage"
-        )
-        self._step_seconds = self._histogram(
-            "bar_step_seconds", "One step of the engine", STEP_SECONDS
-        )
-        self._batch_fill = self._histogram(
-            "bar_batch_fill_ratio", "Share of the slots that took part in a step", TENTHS
-        )
-        self._batch_size = self._histogram("bar_batch_size", "Images in a step", BATCH_SIZES)
+            "bar_cancellations", "Jobs stopped before their end on behalf of a client",
+            "phase", "cause",
+        )  # fmt: skip
+        self._start_at_zero()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, ["model_name", *labels], registry=self._registry)
+        return Counter(name, text, ["model_name", *labels], registry=self.registry)
 
-    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        names = ["model_name", *labels]
-        return Histogram(name, text, names, buckets=buckets, registry=self._registry)
+    def _start_at_zero(self) -> None:
+        """Show what may happen before it does: a rate sees the first event only after a zero."""
+        for model in self._models:
+            for endpoint in sorted(set(ENDPOINTS.values())):
+                self._request_seconds.labels(model, endpoint)
+                for outcome in {*OUTCOMES.values(), INVALID}:
+                    self._requests.labels(model, endpoint, outcome)
+            for kind in STATUSES:
+                self._rejections.labels(model, kind.code)
+            for phase in PHASES:
+                for cause in CAUSES:
+                    self._cancellations.labels(model, phase, cause)
 
     def observe_http(self, handler: str, method: str, status: int, seconds: float) -> None:
         """Count one answered request."""
         method = method if method in METHODS else "other"
-        self._requests.labels(handler, method, str(status)).inc()
-        self._request_seconds.labels(handler, method).observe(seconds)
+        self._http_requests.labels(handler, method, str(status)).inc()
+        self._http_seconds.labels(handler, method).observe(seconds)
+
+    def observe_request(self, model: str, endpoint: str, status: int, seconds: float) -> None:
+        """Count one request for images; `status` is what it would be answered with at its end."""
+        model = self._known(model)
+        self._requests.labels(model, endpoint, OUTCOMES.get(status, INVALID)).inc()
+        self._request_seconds.labels(model, endpoint).observe(seconds)
 
     def count_rejection(self, model: str, reason: str) -> None:
         """Count a request that did not become a job; `reason` is an error's code."""
-        self._rejections.labels(model, reason).inc()
+        self._rejections.labels(self._known(model), reason).inc()
 
     def count_cancellation(self, model: str, phase: str, cause: str) -> None:
-        """Count a job that was stopped while it was in `phase`."""
-        self._cancellations.labels(model, phase, cause).inc()
+        """Count a job that was stopped while it was in `phase`, because of one of CAUSES."""
+        self._cancellations.labels(self._known(model), phase, cause).inc()
 
-    def observe_step(self, model: str, seconds: float, num_images: int, num_slots: int) -> None:
-        """Record one step of the engine for `num_images` images."""
-        self._step_seconds.labels(model).observe(seconds)
-        self._batch_fill.labels(model).observe(num_images / num_slots)
-        self._batch_size.labels(model).observe(num_images)
-
-    def observe_job(self, model: str, timings: JobTimings, num_images: int) -> None:
-        """Record a job that succeeded."""
-        self._images.labels(model).inc(num_images)
-        for stage in ("queue", "generation", "decode", "encode"):
-            seconds = getattr(timings, f"{stage}_s")
-            self._stage_seconds.labels(model, stage).observe(seconds)
+    def _known(self, model: str) -> str:
+        return model if model in self._models else UNKNOWN
 
     def render(self, stats: Mapping[str, QueueStats]) -> bytes:
         """Return the exposition text, its levels from `stats` of each model's queue."""
-        self._queues.stats = stats
-        return generate_latest(self._registry)
+        return generate_latest(_Scrape(self.registry, stats))
 
 
-class _QueueCollector(Collector):
-    """Turns one reading of each queue into metrics."""
+class _Infos(Collector):
+    """What runs."""
 
     def __init__(self, models: Mapping[str, str]) -> None:
         self._models = models
-        self.stats: Mapping[str, QueueStats] = {}
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the levels of `stats`; nothing when the registry asks, before any scrape."""
-        if not self.stats:
-            return
-        yield from self._families(GaugeMetricFamily, _levels)
-        yield from self._families(CounterMetricFamily, _totals)
-        yield self._by("bar_engine_stage_seconds", "stage", _stage_seconds,
-                       "Time of the engine in each stage, where it is measured")  # fmt: skip
-        yield self._by("bar_jobs_ended", "state", lambda stats: stats.num_ended,
-                       "Jobs by terminal state")  # fmt: skip
+        family = InfoMetricFamily("bar_model", "The served model", labels=["model_name"])
         for name, revision in self._models.items():
-            values = {"model_name": name, "revision": revision}
-            yield InfoMetricFamily("bar_model", "The served model", values)
+            family.add_metric([name], {"revision": revision})
+        yield family
         yield InfoMetricFamily("bar_build", "This software", {"version": __version__})
 
-    def _families(self, kind: Any, read: Callable[[QueueStats], Readings]) -> Iterator[Metric]:
-        readings = {model: read(stats) for model, stats in self.stats.items()}
-        for name, (text, _) in next(iter(readings.values())).items():
-            family = kind(name, text, labels=["model_name"])
-            for model, values in readings.items():
-                family.add_metric([model], values[name][1])
-            yield family
 
-    def _by(
-        self, name: str, label: str, read: Callable[[QueueStats], Mapping[Any, float]], text: str
-    ) -> Metric:
-        family = CounterMetricFamily(name, text, labels=["model_name", label])
-        for model, stats in self.stats.items():
-            for key, value in read(stats).items():
-                family.add_metric([model, key], value)
-        return family
+class _Scrape(Collector):
+    """What one scrape returns: what was counted, and one reading of each queue."""
 
+    def __init__(self, registry: CollectorRegistry, stats: Mapping[str, QueueStats]) -> None:
+        self._registry = registry
+        self._stats = stats
 
-def _stage_seconds(stats: QueueStats) -> dict[str, float]:
-    seconds: dict[str, float] = defaultdict(float)
-    for worker in stats.workers:
-        for stage, spent in worker.counters.stage_s.items():
-            seconds[stage] += spent
-    return seconds
+    def collect(self) -> Iterator[Metric]:
+        yield from self._registry.collect()
+        for name, text, read in LEVELS:
+            yield self._family(GaugeMetricFamily(name, text, labels=["model_name"]), read)
+        for name, text, read in TOTALS:
+            yield self._family(CounterMetricFamily(name, text, labels=["model_name"]), read)
+        workers = GaugeMetricFamily(
+            "bar_workers", "Live workers by phase", labels=["model_name", "phase"]
+        )
+        ended = CounterMetricFamily(
+            "bar_jobs_ended", "Jobs by terminal state", labels=["model_name", "state"]
+        )
+        for model, stats in self._stats.items():
+            phases = [worker.phase for worker in stats.workers]
+            for phase in get_args(WorkerPhase):
+                workers.add_metric([model, phase], phases.count(phase))
+            for state, count in stats.num_ended.items():
+                ended.add_metric([model, state], count)
+        yield workers
+        yield ended
 
-
-def _totals(stats: QueueStats) -> Readings:
-    counters = [worker.counters for worker in stats.workers]
-    return {
-        "bar_jobs_accepted": ("Jobs admitted", stats.num_accepted),
-        "bar_redeliveries": ("Claims taken back from lost workers", stats.num_redelivered),
-        "bar_prefix_cache_hits": (
-            "Class prefixes that the engine had",
-            sum(counted.prefix_hits for counted in counters),
-        ),
-        "bar_prefix_cache_misses": (
-            "Class prefixes that it had to compute",
-            sum(counted.prefix_misses for counted in counters),
-        ),
-        "bar_out_of_memory": (
-            "Times the engine ran out of memory and went on with less",
-            sum(counted.out_of_memory for counted in counters),
-        ),
-    }
+    def _family(self, family: Any, read: Callable[[QueueStats], float]) -> Metric:
+        for model, stats in self._stats.items():
+            family.add_metric([model], read(stats))
+        metric: Metric = family
+        return metric
 
 
-def _levels(stats: QueueStats) -> Readings:
-    workers = [worker for worker in stats.workers if worker.phase == "ready"]
-    num_slots = sum(worker.num_slots for worker in workers)
-    num_used = num_slots - sum(worker.free_slots for worker in workers)
-    step_s = max((worker.step_s for worker in workers), default=0.0)
-    return {
-        "bar_dead_letters": ("Jobs given up and kept to be looked at", stats.num_dead_letters),
-        "bar_jobs_waiting": ("Jobs that wait for a slot", stats.jobs_waiting),
-        "bar_jobs_running": ("Jobs claimed by a worker", stats.jobs_running),
-        "bar_images_waiting": ("Images of waiting jobs", stats.images_waiting),
-        "bar_images_running": ("Images of running jobs", stats.images_running),
-        "bar_oldest_waiting_age_seconds": ("Age of the oldest job", stats.oldest_waiting_s),
-        "bar_queued_steps": ("Queued cost: images x steps", stats.cost_waiting),
-        "bar_queue_limit_steps": ("Bound of the queued cost", stats.max_queued_cost),
-        "bar_workers_ready": ("Workers that take jobs", len(workers)),
-        "bar_slots": ("Slots of ready workers", num_slots),
-        "bar_slots_used": ("Slots that hold an image", num_used),
-        "bar_last_step_seconds": ("Recent time of a step, smoothed", step_s),
-    }
+def _ready(stats: QueueStats) -> list[WorkerStatus]:
+    return [worker for worker in stats.workers if worker.phase == "ready"]
+
+
+Reading = tuple[str, str, Callable[[QueueStats], float]]  # name, text, where it stands
+
+LEVELS: tuple[Reading, ...] = (
+    ("bar_jobs_waiting", "Jobs that wait for a slot", lambda s: s.jobs_waiting),
+    ("bar_jobs_running", "Jobs that a worker has claimed", lambda s: s.jobs_running),
+    ("bar_images_waiting", "Images of waiting jobs", lambda s: s.images_waiting),
+    ("bar_images_running", "Images of running jobs", lambda s: s.images_running),
+    ("bar_oldest_waiting_age_seconds", "Age of the oldest waiting job; 0 without one",
+     lambda s: s.oldest_waiting_s),
+    ("bar_queued_steps", "Cost of what waits: images x steps", lambda s: s.cost_waiting),
+    ("bar_queue_limit_steps", "Bound of that cost", lambda s: s.max_queued_cost),
+    ("bar_dead_letters_kept", "Dead jobs that are kept to be looked at",
+     lambda s: s.num_dead_letters),
+    ("bar_slots", "Slots of ready workers", lambda s: sum(w.num_slots for w in _ready(s))),
+    ("bar_slots_used", "Those of them that hold an image",
+     lambda s: sum(w.num_slots - w.free_slots for w in _ready(s))),
+    ("bar_last_step_seconds", "Recent step of the slowest ready worker, smoothed",
+     lambda s: max((w.step_s for w in _ready(s)), default=0.0)),
+)  # fmt: skip
+
+TOTALS: tuple[Reading, ...] = (
+    ("bar_jobs_accepted", "Jobs admitted", lambda s: s.num_accepted),
+    ("bar_redeliveries", "Claims taken back from lost workers", lambda s: s.num_redelivered),
+    ("bar_dead_letters", "Jobs given up because every worker that ran them was lost",
+     lambda s: s.num_ended.get(JobState.DEAD, 0)),
+)  # fmt: skip

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import BodyTooLarge, ServiceError
-from service.metrics import Metrics
+from service.metrics import Metrics, endpoint_of
 
 logger = logging.getLogger("bar.http")
 
@@ -63,8 +63,13 @@ class Observation:
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         # The route's pattern, not the path: clients can make up any number of paths.
+        method, state = scope["method"], scope["state"]
         handler = getattr(scope.get("route"), "path", "unmatched")
-        self._metrics.observe_http(handler, scope["method"], status, seconds)
+        self._metrics.observe_http(handler, method, status, seconds)
+        if endpoint := endpoint_of(method, handler):
+            # An answer that begins with 200 may end otherwise: whoever knows says so here.
+            ended = state.get("final_status", status)
+            self._metrics.observe_request(state.get("model_name", ""), endpoint, ended, seconds)
         logger.debug(
             "answered",
             extra={

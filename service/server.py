@@ -34,7 +34,10 @@ from service.queue_policy import QueuePolicy
 from service.redis_queue import RedisJobQueue
 from service.served_models import ServedModel, ServedModels
 from service.settings import Settings
-from service.worker import run_worker
+from service.worker import WorkerParts
+from service.worker_health import WorkerHealth
+from service.worker_metrics import WorkerMetrics
+from service.worker_start import run_worker
 
 if TYPE_CHECKING:
     from model.engine import Engine
@@ -69,6 +72,7 @@ class LocalWorker:
     """A worker in the process of its API."""
 
     thread: EngineThread
+    health: WorkerHealth
     run: Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 
 
@@ -82,20 +86,27 @@ def bootstrap(settings: Settings, info: ModelInfo, load_engine: Callable[[], "En
     policy = replace(make_policy(settings), max_attempts=1, lease_s=FOREVER_S)
     queue = MemoryJobQueue(policy)
     metrics = Metrics({info.name: info.revision})
-    thread = EngineThread()
-    work = partial(
-        run_worker,
+    health = WorkerHealth(settings.stall_s)
+    parts = WorkerParts(
         name="local",
         info=info,
         queue=queue,
         load_engine=load_engine,
-        metrics=metrics,
-        thread=thread,
+        thread=EngineThread(),
+        health=health,
+        metrics=WorkerMetrics(metrics.registry, info.name, health),
         target_step_s=settings.target_step_s,
+        canary_interval_s=settings.canary_interval_s,
     )
     models = ServedModels([ServedModel(info, queue)])
     api = Api(settings=settings, models=models, metrics=metrics)
-    return Service(settings, models, metrics, api, LocalWorker(thread, work))
+    return Service(
+        settings,
+        models,
+        metrics,
+        api,
+        LocalWorker(parts.thread, health, partial(run_worker, parts)),
+    )
 
 
 def bootstrap_api(settings: Settings, infos: Sequence[ModelInfo]) -> Service:

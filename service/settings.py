@@ -92,6 +92,10 @@ class Settings(BaseModel):
     stall_s: float = Field(
         30.0, ge=1, le=3600, description="time without a finished step after which a worker ends"
     )
+    canary_interval_s: float = Field(
+        600.0, ge=0, le=86400,
+        description="time after which an idle worker makes its known image again; 0 never does",
+    )  # fmt: skip
     result_ttl_s: float = Field(
         900.0, ge=1, le=604800, description="time for which the queue's server keeps results"
     )

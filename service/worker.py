@@ -15,156 +15,79 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from model.zoo import ModelInfo
-from service.engine_driver import (
-    EngineDriver,
-    EngineThread,
-    Preview,
-    Turn,
-    is_lost,
-)
+from service.canary import CanaryKeeper
+from service.engine_driver import EngineDriver, EngineThread, Preview, Turn, is_lost
 from service.errors import EngineLost
-from service.images import Pixels, encode
+from service.images import Pixels
 from service.job_queue import WorkQueue
-from service.jobs import (
-    Claim,
-    EngineCounters,
-    JobResult,
-    JobTimings,
-    OutputFormat,
-    PartialImage,
-    WorkerStatus,
-)
-from service.metrics import Metrics
+from service.jobs import EngineCounters, JobResult, PartialImage, WorkerPhase, WorkerStatus
 from service.provenance import Provenance
+from service.running_job import Encoded, RunningJob, encode_image
 from service.scheduler import Image, Scheduler
+from service.worker_health import WorkerHealth
+from service.worker_metrics import WorkerMetrics
 
 if TYPE_CHECKING:
     from model.engine import Engine
 
 logger = logging.getLogger("bar.worker")
 
+UNFIT_PAUSE_S = 1.0  # of a worker that waits to try again
 PROGRESS_INTERVAL_S = 0.1  # between two reports of how far jobs are
 
 
-@dataclass(frozen=True)
-class _Encoded:
-    content: bytes
-    pixels_at: float  # when the pixels had arrived
-    seconds: float
+@dataclass(frozen=True, kw_only=True)
+class WorkerParts:
+    """What a worker is made of, besides its engine."""
 
-
-@dataclass
-class _RunningJob:
-    """A claimed job that has not ended."""
-
-    claim: Claim
-    claimed_at: float = field(default_factory=time.monotonic)
-    full_at: float = 0.0  # the newest image
-    images: dict[int, _Encoded | None] = field(default_factory=dict)  # None: it failed
-    # Partial images and the end are told one after the other, in the order in which they came.
-    telling: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    def result(self) -> JobResult | None:
-        """Put the images together; None if one failed. Only when all were delivered."""
-        images = [image for _, image in sorted(self.images.items()) if image is not None]
-        if len(images) < len(self.images):
-            return None
-        timings = JobTimings(
-            queue_s=self.claim.queue_s,
-            generation_s=self.full_at - self.claimed_at,
-            decode_s=max(image.pixels_at for image in images) - self.full_at,
-            encode_s=sum(image.seconds for image in images),
-        )
-        return JobResult(images=tuple(image.content for image in images), timings=timings)
-
-
-async def run_worker(
-    on_ready: Callable[[], None],
-    *,
-    name: str,
-    info: ModelInfo,
-    queue: WorkQueue,
-    load_engine: Callable[[], "Engine"],
-    metrics: Metrics,
-    thread: EngineThread,
-    target_step_s: float,
-    stopping: asyncio.Event | None = None,
-) -> None:
-    """Load the model, make a first image, call `on_ready`, then run jobs until cancelled, or until
-    those that are claimed when `stopping` is set are done.
-
-    Raises: what `load_engine` and the first image raise, and EngineLost.
-    """
-    with closing(thread):
-        await queue.report(WorkerStatus(name=name, phase="loading"))
-        engine = await thread.call(load_engine)
-        await queue.report(WorkerStatus(name=name, phase="warming_up"))
-        driver = EngineDriver(engine)
-        await thread.call(partial(driver.make_first_image, info))
-        worker = Worker(
-            status=WorkerStatus(
-                name=name,
-                phase="ready",
-                num_slots=engine.num_slots,
-                precision=engine.precision.name,
-                is_batch_invariant=engine.batch_invariant,
-            ),
-            info=info,
-            queue=queue,
-            driver=driver,
-            scheduler=Scheduler(num_slots=engine.num_slots, target_step_s=target_step_s),
-            metrics=metrics,
-            thread=thread,
-            stopping=stopping or asyncio.Event(),
-        )
-        await worker.report()
-        logger.info(
-            "worker ready",
-            extra={
-                "model": info.name,
-                "slots": engine.num_slots,
-                "precision": engine.precision.name,
-                "batch_invariant": engine.batch_invariant,
-            },
-        )
-        on_ready()
-        await worker.run()
+    name: str
+    info: ModelInfo
+    queue: WorkQueue
+    load_engine: Callable[[], "Engine"]
+    thread: EngineThread
+    health: WorkerHealth
+    metrics: WorkerMetrics
+    target_step_s: float
+    canary_interval_s: float
 
 
 class Worker:
-    """Runs the jobs of one queue on one engine."""
+    """Runs the jobs of one queue on one engine; calls `on_ready` when it claims the first."""
 
     def __init__(
         self,
+        parts: WorkerParts,
         *,
         status: WorkerStatus,
-        info: ModelInfo,
-        queue: WorkQueue,
         driver: EngineDriver,
         scheduler: Scheduler,
-        metrics: Metrics,
-        thread: EngineThread,
-        stopping: asyncio.Event,
+        keeper: CanaryKeeper,
+        on_ready: Callable[[], None],
     ) -> None:
         self._status = status
-        self._info = info
-        self._queue = queue
+        self._info = parts.info
+        self._queue = parts.queue
+        self._thread = parts.thread
+        self._health = parts.health
+        self._metrics = parts.metrics
         self._driver = driver
         self._scheduler = scheduler
-        self._metrics = metrics
-        self._thread = thread
-        self._stopping = stopping
+        self._keeper = keeper
+        self._on_ready = on_ready
         self._encoders = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="encode")
-        self._jobs: dict[str, _RunningJob] = {}
-        self._counters = EngineCounters()
+        self._jobs: dict[str, RunningJob] = {}
+        self._counters = driver.counters
         self._progress_due_at = 0.0
         self._bell: asyncio.Task[None] | None = None
+
+    def counters(self) -> EngineCounters:
+        """Return what the engine had counted at its last turn."""
+        return self._counters
 
     async def run(self) -> None:
         """Run jobs until cancelled, or stopping and done.
@@ -188,13 +111,44 @@ class Worker:
             raise lost
 
     async def _run_jobs(self, deliveries: asyncio.TaskGroup) -> None:
-        while self._scheduler.job_ids or not self._stopping.is_set():
-            if not self._scheduler.job_ids:
-                await asyncio.shield(self._listen())
+        await self._show_fitness()
+        while self._scheduler.job_ids or not self._health.is_stopping:
+            if not self._scheduler.job_ids and not await self._rest():
+                continue
             try:
                 await self._turn(deliveries)
             except Exception as error:  # noqa: BLE001 - only the jobs in the engine may fail
                 await self._fail_all(error)
+
+    async def _rest(self) -> bool:
+        """Wait for jobs, or use the time to look at the known image; False while that is wrong, and
+        no job is welcome."""
+        if self._keeper.is_due():
+            await self._keeper.advance()
+            await self._show_fitness()
+        elif self._keeper.is_right:
+            await asyncio.shield(self._listen())
+        else:  # a bell that is heard is not heard by those who can work
+            await asyncio.sleep(UNFIT_PAUSE_S)
+        return self._keeper.is_right
+
+    async def _show_fitness(self) -> None:
+        """Tell whether this worker takes jobs, if that has changed."""
+        phase: WorkerPhase = "ready" if self._keeper.is_right else "unfit"
+        if phase == self._status.phase:
+            return
+        is_first = phase == "ready" and not self._health.was_ready
+        self._status = replace(self._status, phase=phase)
+        self._health.enter(phase)
+        await self.report()
+        logger.log(
+            logging.INFO if phase == "ready" else logging.ERROR,
+            "worker %s",
+            phase,
+            extra={"model": self._info.name, **self._driver.description},
+        )
+        if is_first:
+            self._on_ready()
 
     def _listen(self) -> asyncio.Task[None]:
         """Return a task that ends when there may be something to claim. It outlives turns."""
@@ -213,10 +167,10 @@ class Worker:
         await self._tell(turn)
 
     async def _claim(self) -> None:
-        if self._stopping.is_set():
+        if self._health.is_stopping:
             return
         for claim in await self._queue.claim(self._scheduler.room()):
-            self._jobs[claim.job.id] = _RunningJob(claim)
+            self._jobs[claim.job.id] = RunningJob(claim)
             self._scheduler.add(claim.job, claim.queue_s)
 
     async def _drop_revoked(self) -> list[Image]:
@@ -236,14 +190,28 @@ class Worker:
     async def _step(
         self, dropped: Sequence[Image], admitted: Sequence[Image], has_news: Callable[[], bool]
     ) -> Turn:
+        now = time.monotonic()
+        for image in admitted:
+            running = self._jobs[image.job.id]
+            running.started_at = running.started_at or now
+        self._health.work(is_in_flight=bool(self._scheduler.job_ids))
         turn = await self._thread.call(partial(self._driver.turn, dropped, admitted, has_news))
         self._scheduler.advance(turn.shares, turn.step_times_s)
-        for step_s in turn.step_times_s:
-            self._metrics.observe_step(
-                self._info.name, step_s, len(turn.shares), self._status.num_slots
-            )
         self._scheduler.finish(turn.full)
+        self._health.work(is_in_flight=bool(self._scheduler.job_ids))
+        self._account(turn)
         return turn
+
+    def _account(self, turn: Turn) -> None:
+        """Divide the device's time among the images that shared it."""
+        if not turn.shares:
+            return
+        self._keeper.note_work()
+        for step_s in turn.step_times_s:
+            self._metrics.observe_step(step_s, len(turn.shares), self._status.num_slots)
+        share_s = sum(turn.step_times_s) / len(turn.shares)
+        for image in turn.shares:
+            self._jobs[image.job.id].device_s += share_s
 
     def _deliver(self, turn: Turn, deliveries: asyncio.TaskGroup) -> None:
         """Send what the turn made on its way to the clients."""
@@ -265,7 +233,7 @@ class Worker:
             self._progress_due_at = now + PROGRESS_INTERVAL_S
             await self._queue.progress(self._scheduler.progress())
 
-    async def _deliver_preview(self, running: _RunningJob, preview: Preview) -> None:
+    async def _deliver_preview(self, running: RunningJob, preview: Preview) -> None:
         async with running.telling:
             encoded = await self._encoded(running, preview.image, lambda: preview.pixels, {})
             if encoded is not None:
@@ -273,9 +241,12 @@ class Worker:
                     index=preview.image.index, content=encoded.content, share=preview.share
                 )
                 await self._queue.add_partial(running.claim, partial_image)
+                if not running.has_partial:
+                    running.has_partial = True
+                    self._metrics.observe_first_partial(running.age_s)
 
     async def _deliver_image(
-        self, running: _RunningJob, image: Image, pixels: Callable[[], Pixels]
+        self, running: RunningJob, image: Image, pixels: Callable[[], Pixels]
     ) -> None:
         texts = Provenance.of(self._info, image.request).texts()
         running.images[image.index] = await self._encoded(running, image, pixels, texts)
@@ -286,18 +257,28 @@ class Worker:
                 del self._jobs[image.job.id]
             result = running.result()
             if result is not None:
-                await self._queue.complete(running.claim, result)
+                await self._complete(running, result)
+
+    async def _complete(self, running: RunningJob, result: JobResult) -> None:
+        started = time.monotonic()
+        if await self._queue.complete(running.claim, result):
+            self._metrics.observe_job(
+                result.timings,
+                len(result.images),
+                tokens_s=running.tokens_s,
+                store_s=time.monotonic() - started,
+            )
 
     async def _encoded(
         self,
-        running: _RunningJob,
+        running: RunningJob,
         image: Image,
         pixels: Callable[[], Pixels],
         text: dict[str, str],
-    ) -> _Encoded | None:
+    ) -> Encoded | None:
         """Encode an image when its pixels are there; if that fails, fail its job."""
         encoding = asyncio.get_running_loop().run_in_executor(
-            self._encoders, _encode, pixels, image.job.output_format, text
+            self._encoders, encode_image, pixels, image.job.output_format, text
         )
         await asyncio.wait([encoding])
         error = encoding.exception()
@@ -327,6 +308,7 @@ class Worker:
             await self._thread.call(self._driver.clear)
         except RuntimeError as second:
             raise EngineLost(f"the slots cannot be freed: {_first_line(second)}") from second
+        self._health.work(is_in_flight=False)
         await self.report()
 
     async def report(self) -> None:
@@ -339,14 +321,6 @@ class Worker:
             counters=self._counters,
         )
         await self._queue.report(status)
-
-
-def _encode(
-    pixels: Callable[[], Pixels], output_format: OutputFormat, text: dict[str, str]
-) -> _Encoded:
-    image, started = pixels(), time.monotonic()
-    content = encode(image, output_format, text)
-    return _Encoded(content, pixels_at=started, seconds=time.monotonic() - started)
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,17 +11,21 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
 
 from model.zoo import ModelInfo
 from service.engine_driver import EngineThread
-from service.metrics import Metrics
+from service.metrics import process_registry
 from service.queue_policy import QueuePolicy
 from service.redis_work import RedisWorkQueue
 from service.server import process_name
 from service.settings import Settings
-from service.worker import run_worker
+from service.worker import WorkerParts
+from service.worker_health import WorkerHealth
+from service.worker_metrics import WorkerMetrics
+from service.worker_start import run_worker
 
 if TYPE_CHECKING:
     from model.engine import Engine
@@ -36,10 +40,13 @@ class WorkerProcess:
     """The parts of a worker process."""
 
     settings: Settings
-    info: ModelInfo
     queue: RedisWorkQueue
-    thread: EngineThread
-    load_engine: Callable[[], "Engine"]
+    parts: WorkerParts
+    registry: CollectorRegistry
+
+    @property
+    def thread(self) -> EngineThread:
+        return self.parts.thread
 
     @classmethod
     def make(
@@ -55,7 +62,20 @@ class WorkerProcess:
             settings.redis_url, info.name, policy,
             name=process_name(), stall_s=settings.stall_s, on_stall=_end_stalled,
         )  # fmt: skip
-        return cls(settings, info, queue, EngineThread(), load_engine)
+        health = WorkerHealth(settings.stall_s)
+        registry = process_registry({info.name: info.revision})
+        parts = WorkerParts(
+            name=queue.name,
+            info=info,
+            queue=queue,
+            load_engine=load_engine,
+            thread=EngineThread(),
+            health=health,
+            metrics=WorkerMetrics(registry, info.name, health),
+            target_step_s=settings.target_step_s,
+            canary_interval_s=settings.canary_interval_s,
+        )
+        return cls(settings, queue, parts, registry)
 
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Work until a signal comes, then finish or hand back.
@@ -67,10 +87,11 @@ class WorkerProcess:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
         async with self.queue.running():
-            working = asyncio.create_task(self._work(on_ready, stopping))
+            working = asyncio.create_task(run_worker(self.parts, on_ready))
             stopped = asyncio.create_task(stopping.wait())
             await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
+            self.parts.health.is_stopping = True
             if not working.done():
                 logger.info("stopping", extra={"grace_s": self.settings.shutdown_grace_s})
                 await asyncio.wait({working}, timeout=self._grace_s())
@@ -83,20 +104,6 @@ class WorkerProcess:
     def _grace_s(self) -> float:
         """Nothing is held while the weights load: then there is nothing to finish."""
         return self.settings.shutdown_grace_s if self.queue.num_held else 0.1
-
-    async def _work(self, on_ready: Callable[[], None], stopping: asyncio.Event) -> None:
-        work = partial(
-            run_worker,
-            name=self.queue.name,
-            info=self.info,
-            queue=self.queue,
-            load_engine=self.load_engine,
-            metrics=Metrics({self.info.name: self.info.revision}),
-            thread=self.thread,
-            target_step_s=self.settings.target_step_s,
-            stopping=stopping,
-        )
-        await work(on_ready)
 
 
 def _end_stalled() -> None:

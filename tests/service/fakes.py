@@ -52,6 +52,11 @@ class FakePrecision:
     name: str = "float32"
 
 
+@dataclass(frozen=True)
+class FakeDevice:
+    type: str = "cpu"
+
+
 @dataclass
 class FakePrefixes:
     """Counts like the engine's cache of prefixes."""
@@ -97,6 +102,7 @@ class FakeEngine:
         self.num_steps = num_steps
         self.step_s = step_s
         self.precision = FakePrecision()
+        self.device = FakeDevice()
         self.batch_invariant = True
         self.prefixes = FakePrefixes()
         self.stopwatch = FakeStopwatch()
@@ -114,6 +120,9 @@ class FakeEngine:
     @property
     def free_slots(self) -> int:
         return self.num_slots - len(self._requests)
+
+    def memory_bytes(self) -> dict[str, int]:
+        return {}
 
     def admit(self, request: ImageRequest) -> int:
         self.threads.add(threading.get_ident())

@@ -4,9 +4,10 @@ import pytest
 
 from model.config import PRESETS, ImageRequest
 from service.engine_driver import MAX_TURN_S, EngineDriver, is_lost
+from service.images import Pixels
 from service.jobs import Job
 from service.scheduler import Image
-from tests.service.fakes import FakeEngine, as_engine, fake_info, fake_pixels
+from tests.service.fakes import FakeEngine, as_engine, fake_pixels
 
 SAMPLING = PRESETS["digits"].sampling
 
@@ -118,11 +119,34 @@ def test_clearing_frees_every_slot() -> None:
     assert {} == driver.turn([], []).shares
 
 
-def test_the_first_image_leaves_nothing_behind() -> None:
-    """Warming up uses a slot and gives it back."""
-    engine = FakeEngine(num_slots=2)
-    EngineDriver(as_engine(engine)).make_first_image(fake_info())
-    assert (2, 16) == (engine.free_slots, len(engine.batch_sizes))
+def draw_canary(driver: EngineDriver, request: ImageRequest) -> Pixels:
+    """Go on with a known image until it is there."""
+    while (pixels := driver.step_canary(request)) is None:
+        pass
+    return pixels
+
+
+def test_a_known_image_leaves_nothing_behind() -> None:
+    """It uses a slot, gives it back, and is what its request says."""
+    engine, request = FakeEngine(num_slots=2), make_image(3).request
+    pixels = draw_canary(EngineDriver(as_engine(engine)), request)
+    assert (fake_pixels(request) == pixels).all()
+    assert (2, [1] * 16) == (engine.free_slots, engine.batch_sizes)
+
+
+def test_a_known_image_gives_way_and_begins_again() -> None:
+    """Whoever comes has its slot at once; afterwards it is drawn from its first token on."""
+    engine, request = FakeEngine(num_slots=1, step_s=2 * MAX_TURN_S), make_image(3).request
+    driver = EngineDriver(as_engine(engine))
+    assert driver.step_canary(request) is None
+    driver.turn([], [])  # in which nobody comes
+    assert 0 == engine.free_slots
+    engine.step_s = 0.0
+    driver.turn([], [make_image(1)])
+    while not driver.turn([], []).full:
+        pass
+    assert (fake_pixels(request) == draw_canary(driver, request)).all()
+    assert 1 + 16 + 16 == len(engine.batch_sizes)
 
 
 def test_a_turn_goes_on_while_there_is_no_news() -> None:

@@ -40,15 +40,16 @@ async def test_levels_are_read_from_the_queue() -> None:
             "bar_images_running": 2,
             "bar_queued_steps": 3 * NUM_STEPS,
             "bar_queue_limit_steps": 1000,
-            "bar_workers_ready": 1,
             "bar_slots": 2,
         } == {
             name.partition("{")[0]: during[name]
             for name in (f"bar_{level}{{{MODEL}}}" for level in (
                 "jobs_waiting", "jobs_running", "images_waiting", "images_running",
-                "queued_steps", "queue_limit_steps", "workers_ready", "slots",
+                "queued_steps", "queue_limit_steps", "slots",
             ))
         }  # fmt: skip
+        phases = ("loading", "warming_up", "unfit", "ready")
+        assert [0, 0, 0, 1] == [during[f'bar_workers{{{MODEL},phase="{p}"}}'] for p in phases]
         assert during[f"bar_oldest_waiting_age_seconds{{{MODEL}}}"] > 0
         h.engine.gate.set()
         await asyncio.gather(*tasks)
@@ -72,7 +73,9 @@ async def test_events_add_up() -> None:
     assert NUM_STEPS * 0.75 == samples[f"bar_batch_fill_ratio_sum{{{MODEL}}}"]
     assert NUM_STEPS == samples[f"bar_batch_size_count{{{MODEL}}}"]
     assert NUM_STEPS * 3 == samples[f"bar_batch_size_sum{{{MODEL}}}"]
-    for stage in ("queue", "generation", "decode", "encode"):
+    assert 1 == samples[f"bar_queue_seconds_count{{{MODEL}}}"]
+    assert 1 == samples[f"bar_generation_seconds_count{{{MODEL}}}"]
+    for stage in ("tokens", "decode", "encode", "store"):
         assert 1 == samples[f'bar_stage_seconds_count{{{MODEL},stage="{stage}"}}']
 
 
