@@ -51,10 +51,9 @@ class Keyring:
         """
         if settings.api_keys_file is None and settings.api_key_hashes is None:
             return None
-        try:
-            fixed = keys_from_hashes(settings.api_key_hashes or "")
-        except ValueError as error:
-            raise StartupError(f"api_key_hashes must be NAME=SHA256,…: {error}") from None
+        fixed: list[ApiKey] = []
+        if settings.api_key_hashes is not None:
+            fixed = _fixed(settings.api_key_hashes)
         return cls(fixed, settings.api_keys_file)
 
     def __len__(self) -> int:
@@ -93,6 +92,16 @@ class Keyring:
     def _take_over(self, content: bytes) -> None:
         self._table = KeyTable([*self._fixed, *keys_from_json(content)])
         self._content = content
+
+
+def _fixed(hashes: str) -> list[ApiKey]:
+    try:
+        keys = keys_from_hashes(hashes)
+    except ValueError as error:
+        raise StartupError(f"api_key_hashes must be NAME=SHA256,…: {error}") from None
+    if not keys:
+        raise StartupError("api_key_hashes must be NAME=SHA256,…, and it is empty")
+    return keys
 
 
 def _why(error: OSError | ValueError) -> str:
