@@ -83,8 +83,7 @@ def _read(path: Path, info: ModelInfo) -> tuple[ImageRequest, Pixels]:
             f"{path} was made by revision {record.revision}, and the model is {info.revision}: "
             "remove it, or make it again with `bar generate`"
         )
-    request = ImageRequest(class_id=record.class_id, seed=record.seed, sampling=record.sampling)
-    return request, pixels
+    return record.image, pixels
 
 
 def _distance(one: Pixels, other: Pixels) -> float:
