@@ -1,6 +1,6 @@
 """From what the service knows to what its answers say: generations, models, classes.
 
-The last stop before the wire. `generation_json` runs in a thread: base64, hashes and text of a few
+The last stop before the wire. `generation` runs in a thread: base64, hashes and text of a few
 megabytes would hold up every other request on the event loop.
 """
 
@@ -26,7 +26,7 @@ from service.schemas import (
 from service.settings import Settings
 
 
-def generation_json(
+def generation(
     job: Job,
     result: JobResult,
     info: ModelInfo,
@@ -35,10 +35,10 @@ def generation_json(
     total_s: float,
     metadata: dict[str, str],
     warnings: list[str],
-) -> bytes:
-    """Render a succeeded job as the JSON text of a `Generation`."""
+) -> Generation:
+    """Describe a succeeded job, its images in base64."""
     timings = result.timings
-    generation = Generation(
+    return Generation(
         id=job.id,
         created=created,
         model=info.name,
@@ -66,7 +66,6 @@ def generation_json(
         metadata=metadata,
         warnings=warnings,
     )
-    return generation.model_dump_json().encode()
 
 
 def image_response(job: Job, result: JobResult, info: ModelInfo) -> Response:

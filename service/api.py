@@ -17,6 +17,7 @@ from service.rate_limit import RateLimit, make_limiter
 from service.routes.generations import GenerationRoutes
 from service.routes.models import ModelRoutes
 from service.routes.operations import OperationsRoutes
+from service.routes.reproduce import REPRODUCE, ReproductionRoutes
 from service.served_models import ServedModels
 from service.settings import Settings
 
@@ -34,10 +35,15 @@ class Api:
             redoc_url=None,
             redirect_slashes=False,
         )
-        for routes in (GenerationRoutes(intake), ModelRoutes(intake), OperationsRoutes(intake)):
+        for routes in (
+            GenerationRoutes(intake),
+            ReproductionRoutes(intake),
+            ModelRoutes(intake),
+            OperationsRoutes(intake),
+        ):
             app.include_router(routes.router())
         refusals.install(app)
-        limited = BodyLimit(app, settings.max_body_bytes)
+        limited = BodyLimit(app, settings.max_body_bytes, {REPRODUCE: settings.max_reproduce_bytes})
         self._limiter = make_limiter(settings)
         metered = RateLimit(limited, self._limiter, settings.requests_per_minute, metrics)
         guarded = Authentication(metered, settings, Keyring.of(settings), metrics)

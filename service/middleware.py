@@ -9,6 +9,7 @@ import logging
 import math
 import secrets
 import time
+from collections.abc import Mapping
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -83,20 +84,23 @@ class Observation:
 
 
 class BodyLimit:
-    """Reads a request's body, at most `max_bytes` of it, before the application sees the request.
+    """Reads a request's body, at most `max_bytes` of it, before the application sees the request;
+    `max_bytes_of` are paths with a bound of their own.
 
     What counts is what arrives, whatever Content-Length says.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, max_bytes_of: Mapping[str, int]) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._max_bytes_of = max_bytes_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with its body in one piece, or answer 413."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        max_bytes = self._max_bytes_of.get(scope["path"], self._max_bytes)
         body = bytearray()
         more = True
         while more:
@@ -105,8 +109,8 @@ class BodyLimit:
                 return
             body += message.get("body", b"")
             more = message.get("more_body", False)
-            if len(body) > self._max_bytes:
-                await self._refuse(scope, receive, send)
+            if len(body) > max_bytes:
+                await self._refuse(max_bytes, scope, receive, send)
                 return
         replayed = False
 
@@ -119,8 +123,8 @@ class BodyLimit:
 
         await self._app(scope, receive_whole, send)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = BodyTooLarge(f"the body is larger than {self._max_bytes} bytes")
+    async def _refuse(self, max_bytes: int, scope: Scope, receive: Receive, send: Send) -> None:
+        error = BodyTooLarge(f"the body is larger than {max_bytes} bytes")
         response = error_response(error)
         response.headers["Connection"] = "close"  # the rest of the body is not read
         await response(scope, receive, send)

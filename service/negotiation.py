@@ -4,6 +4,7 @@ JSON unless something else is preferred to it: a client that accepts everything,
 thinking, gets JSON.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 from service.errors import InvalidRequest, NotAcceptable
@@ -23,21 +24,25 @@ OFFERED: dict[Answer, str] = {
 }
 
 
-def choose_answer(accept: str | None, preferred: OutputFormat | None) -> Answer:
-    """Return what `accept` asks for: JSON, events, or the raw bytes of an image format.
+def choose_answer(
+    accept: str | None,
+    preferred: OutputFormat | None,
+    offered: Mapping[Answer, str] = OFFERED,
+) -> Answer:
+    """Return which of those `offered`, each with its media type, `accept` asks for.
 
     `preferred` wins among image types that are accepted alike. Raises: NotAcceptable if `accept`
     allows nothing that there is, InvalidRequest if it rules out what is preferred.
     """
     qualities = _qualities(accept) if accept and accept.strip() else {"*/*": 1.0}
     # The first wins a draw: JSON, then what is preferred.
-    offered = sorted(OFFERED, key=lambda answer: (answer != "json", answer != preferred))
-    best = max(offered, key=lambda answer: _quality_of(OFFERED[answer], qualities))
-    if _quality_of(OFFERED[best], qualities) <= 0:
-        raise NotAcceptable(f"the Accept header allows none of {', '.join(OFFERED.values())}")
+    ranked = sorted(offered, key=lambda answer: (answer != "json", answer != preferred))
+    best = max(ranked, key=lambda answer: _quality_of(offered[answer], qualities))
+    if _quality_of(offered[best], qualities) <= 0:
+        raise NotAcceptable(f"the Accept header allows none of {', '.join(offered.values())}")
     if best in MEDIA_TYPES and preferred and best != preferred:
         raise InvalidRequest(
-            f"output_format is {preferred}, but the Accept header asks for {OFFERED[best]}",
+            f"output_format is {preferred}, but the Accept header asks for {offered[best]}",
             param="output_format",
         )
     return best

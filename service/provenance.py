@@ -21,6 +21,7 @@ from service import __version__
 from service.errors import InvalidRequest
 
 PREFIX = "bar:"
+REVISION = PREFIX + "revision"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -147,6 +147,23 @@ class Generation(BaseModel):
     warnings: list[str]
 
 
+class Reproduction(BaseModel):
+    """How an image that came in and the one that was made again differ."""
+
+    matched: bool = Field(description="Every pixel is the same.")
+    differing_pixels: int
+    largest_difference: int = Field(description="Of one colour of one pixel, 0 to 255.")
+    revision_matches: bool = Field(
+        description="False if a worker made the image again that had another revision."
+    )
+
+
+class ReproducedGeneration(Generation):
+    """An image that was made again, and how it compares."""
+
+    reproduction: Reproduction
+
+
 class SamplingDefaults(BaseModel):
     """What a request gets where it leaves a field out."""
 

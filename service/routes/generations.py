@@ -5,7 +5,7 @@ import time
 
 from fastapi import APIRouter, Request, Response
 
-from service.answers import generation_json, image_response
+from service.answers import generation, image_response
 from service.delivery import Delivery
 from service.intake import Intake
 from service.jobs import JobResult
@@ -62,7 +62,7 @@ class GenerationRoutes:
         delivery = Delivery(served.info.name, served.queue, self._intake.metrics)
 
         def render(result: JobResult) -> bytes:
-            return generation_json(
+            answered = generation(
                 job,
                 result,
                 served.info,
@@ -71,6 +71,7 @@ class GenerationRoutes:
                 metadata=body.metadata,
                 warnings=_warnings(request, body, answer),
             )
+            return answered.model_dump_json().encode()
 
         if answer == "events":
             return delivery.events(job, render)
