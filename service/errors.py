@@ -11,7 +11,7 @@
         ├── MethodNotAllowed     405  the route exists, with other methods
         ├── NotAcceptable        406  no representation that the Accept header asks for
         ├── BodyTooLarge         413  counted as received
-        ├── UnsupportedMediaType 415  the body is not declared as JSON
+        ├── UnsupportedMediaType 415  the body is declared as something that the route does not read
         ├── IdempotencyMismatch  422  the key stands for another body
         ├── QuotaExceeded        429  too many unfinished jobs of one caller
         ├── RateLimited          429  too many requests of one caller in a minute
