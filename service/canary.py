@@ -29,7 +29,7 @@ from service.worker_metrics import WorkerMetrics
 logger = logging.getLogger("bar.worker")
 
 FILE = "canary.png"
-TOLERANCE = 1.5  # mean difference to the reference, in levels of 255; see docs/metrics.md
+TOLERANCE = 1.5  # mean difference to the reference, in levels of 255: docs/decisions/0009
 RETRY_S = 30.0  # after an image that was wrong
 REST_S = 2.0  # without a job, before a worker counts as idle
 

@@ -195,7 +195,7 @@ class EngineDriver:
             full = engine.step()
         if not full:
             return None
-        (pixels,) = engine.start_decode(full).images()
+        pixels: Pixels = engine.start_decode(full).images()[0]
         self._canary_slot = None
         return pixels
 

@@ -6,6 +6,7 @@ itself, are read when Prometheus asks.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import (
@@ -183,7 +184,7 @@ class _EngineCollector(Collector):
         family.add_metric([self._model], value)
         return family
 
-    def _by(self, name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    def _by(self, name: str, text: str, label: str, values: Mapping[Any, float]) -> Metric:
         family = GaugeMetricFamily(name, text, labels=["model_name", label])
         for key, value in values.items():
             family.add_metric([self._model, key], value)

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from model.config import ImageRequest, SamplingConfig
+from model.zoo import ModelInfo
 from service.images import encode
 from service.job_queue import JobQueue
 from service.jobs import QueueStats
@@ -45,10 +46,11 @@ class Harness:
         return stats
 
 
-def make_service(engine: FakeEngine, **settings: Any) -> Service:
-    """Wire a service of the fake model on `engine`."""
+def make_service(engine: FakeEngine, info: ModelInfo | None = None, **settings: Any) -> Service:
+    """Wire a service of the fake model, or of what `info` makes of it, on `engine`."""
     values = {"model": "digits", "port": 0, **settings}
-    return bootstrap(Settings.load(values, environ={}), fake_info(), lambda: as_engine(engine))
+    info = info or fake_info()
+    return bootstrap(Settings.load(values, environ={}), info, lambda: as_engine(engine))
 
 
 @asynccontextmanager
