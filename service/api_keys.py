@@ -57,10 +57,10 @@ class ApiKey(BaseModel):
 
     name: Name = Field(description="whose key it is: the owner of the jobs")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the key")
-    created: AwareDatetime | None = Field(None, description="when it was made")
-    expires: AwareDatetime | None = Field(None, description="when it ends; without, never")
+    created: AwareDatetime | None = Field(default=None, description="when it was made")
+    expires: AwareDatetime | None = Field(default=None, description="when it ends; without, never")
     requests_per_minute: int | None = Field(
-        None, ge=0, le=MOST_REQUESTS_PER_MINUTE, description="a limit of its own; 0 is none"
+        default=None, ge=0, le=MOST_REQUESTS_PER_MINUTE, description="a limit of its own; 0 is none"
     )
 
     @property

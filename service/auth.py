@@ -120,10 +120,8 @@ def _keys_sent(headers: Headers) -> set[str]:
 
 
 def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    address = _address(host)
+    return address.is_loopback if address else host == "localhost"
 
 
 def _is_local_name(host: str) -> bool:
@@ -131,7 +129,13 @@ def _is_local_name(host: str) -> bool:
     is not looked up in public."""
     try:
         name = (urlsplit(f"//{host}").hostname or "").removesuffix(".")
-        ipaddress.ip_address(name)
     except ValueError:
-        return "." not in name or name.endswith(".localhost")
-    return True
+        return False
+    return "." not in name or name.endswith(".localhost") or _address(name) is not None
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None

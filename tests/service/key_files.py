@@ -25,6 +25,11 @@ def one_key(path: Path, name: str = "alice", **fields: Any) -> str:
     return key
 
 
+def spoil(path: Path) -> None:
+    """Leave half of a file."""
+    path.write_text('{"keys": [')
+
+
 def bearer(key: str) -> dict[str, str]:
     """Return the header that shows a key."""
     return {"authorization": f"Bearer {key}"}

@@ -12,7 +12,7 @@ from service.errors import StartupError
 from service.keyring import LOOK_AGAIN_S, Keyring
 from service.settings import Settings
 from tests.service.fakes import FakeClock
-from tests.service.key_files import entry, one_key, write_keys
+from tests.service.key_files import entry, one_key, spoil, write_keys
 
 OLD, NEW = make_key(), make_key()
 
@@ -81,11 +81,6 @@ def test_a_change_that_time_stamps_hide_is_seen(tmp_path: Path) -> None:
     assert keyring.find(OLD) is None
 
 
-def cut_off(path: Path) -> None:
-    """Leave half of a file."""
-    path.write_text('{"keys": [')
-
-
 def mistype(path: Path) -> None:
     """Make a mistake in one field."""
     path.write_text('{"keys": [{"name": "alice", "sha256": "x"}]}')
@@ -102,7 +97,7 @@ def obstruct(path: Path) -> None:
     path.mkdir()
 
 
-@pytest.mark.parametrize("break_it", [cut_off, mistype, remove, obstruct])
+@pytest.mark.parametrize("break_it", [spoil, mistype, remove, obstruct])
 def test_a_broken_file_changes_nothing_and_is_told_once(
     tmp_path: Path, break_it: Callable[[Path], object], caplog: pytest.LogCaptureFixture
 ) -> None:
