@@ -53,6 +53,7 @@ class MemoryJobQueue:
     def __init__(self, policy: QueuePolicy, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.policy = policy
         self._clock = clock
+        self._epoch = time.time() - clock()
         self._archive = Archive(policy, clock)
         self._book = Book(policy, clock, self._archive)
         self._deadlines: list[tuple[float, str]] = []  # a heap, of ended jobs too
@@ -355,7 +356,7 @@ class MemoryJobQueue:
 
     def _wall_s(self, at: float) -> float:
         """Return a time of this queue's clock as seconds since 1970."""
-        return time.time() - self._clock() + at
+        return self._epoch + at
 
     def _known(self, record: Record, *, with_result: bool) -> KnownJob:
         view, started_at = self._view(record), record.started_at

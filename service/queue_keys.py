@@ -7,11 +7,13 @@
     {bar:<queue>}:lease         zset    id → µs when its worker counts as lost
     {bar:<queue>}:deadlines     zset    id → µs when it expires, of all that has not ended
     {bar:<queue>}:dead          zset    id → µs when it died
+    {bar:<queue>}:kept          zset    id → µs when its record is dropped, of all that has ended
     {bar:<queue>}:j:<id>        hash    the job: state, payload, token, counts, times
     {bar:<queue>}:s:<id>:<token> string a result that is not visible yet
     {bar:<queue>}:r:<id>        string  the result
     {bar:<queue>}:p:<id>        list    previews of images
     {bar:<queue>}:t:<owner>     set     ids of the owner's unfinished jobs
+    {bar:<queue>}:o:<owner>     zset    id → created_at, of the owner's newest jobs, ended or not
     {bar:<queue>}:idem:<owner>:<hash> hash  what an idempotency key stands for
     {bar:<queue>}:w:<worker>    hash    its last claim: nonce and reply
     {bar:<queue>}:h:<worker>    string  what it last said of itself

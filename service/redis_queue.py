@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 from service.chores import Chores, each_interval, end_tasks
-from service.errors import IdempotencyMismatch, QueueFull, QueueUnavailable, QuotaExceeded
+from service.errors import GenerationFailed, QueueUnavailable
 from service.jobs import (
     DeadLetter,
     IdempotencyKey,
@@ -22,25 +22,40 @@ from service.jobs import (
     JobOutcome,
     JobState,
     JobView,
+    KnownJob,
     QueueStats,
     WorkerStatus,
 )
+from service.payloads import PayloadError
 from service.queue_keys import Keys
-from service.queue_policy import QueuePolicy, retry_after_s
+from service.queue_policy import (
+    QueuePolicy,
+    id_mismatch,
+    key_mismatch,
+    queue_full,
+    quota_exceeded,
+)
 from service.redis_client import connect
 from service.redis_reader import RedisReader
 from service.redis_scripts import QueueScripts
 from service.redis_watch import RECONCILE_S, RedisWatch
+from service.stored_job import known_jobs
 
 logger = logging.getLogger("bar.queue")
 
 OUTAGE_PAUSE_S = 0.5
+LATE_S = 10.0  # after its deadline nobody awaits a job
 
 
 @dataclass(frozen=True)
 class _Awaited:
     job: Job
     admitted_at: float
+    is_ours: bool  # nobody else's, and not asked for again: nobody wants it when we end
+
+    @property
+    def age_s(self) -> float:
+        return time.monotonic() - self.admitted_at
 
 
 class RedisJobQueue:
@@ -79,27 +94,24 @@ class RedisJobQueue:
         if word in ("full", "quota"):
             await self._refuse(word, int(detail), job)
         if word == "conflict":
-            raise IdempotencyMismatch("the idempotency key was used for another request")
+            raise key_mismatch() if detail == "key" else id_mismatch()
         if word == "admitted":
             logger.info(
-                "job queued", extra={"job": job.id, "images": len(job.images), "cost": job.cost}
+                "job queued", extra={"job": detail, "images": len(job.images), "cost": job.cost}
             )
-        if is_awaited and word != "attached":
-            self._awaited[job.id] = _Awaited(job, time.monotonic())
+        if is_awaited:
+            self._awaited[detail] = _Awaited(
+                replace(job, id=detail),
+                time.monotonic(),
+                is_ours=word != "attached" and idempotency is None and not job.fingerprint,
+            )
         return detail
 
     async def _refuse(self, word: str, number: int, job: Job) -> None:
+        workers, policy = await self.workers(), self.policy
         if word == "quota":
-            raise QuotaExceeded(
-                f"{number} jobs of this caller have not ended, and {self.policy.max_owner_jobs} "
-                "may be open at once; wait for some",
-                retry_after_s=retry_after_s(await self.workers(), 0),
-            )
-        raise QueueFull(
-            f"the queue is full: {number} of {self.policy.max_queued_cost} image-steps are waiting "
-            f"and this request needs {job.cost}; try again later",
-            retry_after_s=retry_after_s(await self.workers(), number),
-        )
+            raise quota_exceeded(number, policy.max_owner_jobs, workers)
+        raise queue_full(job, number, policy.max_queued_cost, workers)
 
     async def wait(self, job_id: str) -> JobOutcome:
         while True:
@@ -113,6 +125,8 @@ class RedisJobQueue:
     async def _changed(self, job_id: str, version: int | None, timeout_s: float | None) -> JobView:
         ends_at = None if timeout_s is None else time.monotonic() + timeout_s
         with self._watch.watching(job_id) as signal:
+            if job_id not in self._awaited and timeout_s != 0:
+                await self._scripts.follow(job_id, self.name)
             while True:
                 view = await self._view(job_id)
                 if view and (view.outcome or (version is not None and view.version != version)):
@@ -145,10 +159,33 @@ class RedisJobQueue:
         return view
 
     async def _submit_again(self, awaited: _Awaited) -> None:
-        job, age_s = awaited.job, time.monotonic() - awaited.admitted_at
+        job = awaited.job
         logger.warning("the queue's server has lost a job; submitted again", extra={"job": job.id})
-        left = replace(job, timeout_s=max(job.timeout_s - age_s, 0.001))
+        left = replace(job, timeout_s=max(job.timeout_s - awaited.age_s, 0.001))
         await self._scripts.admit(left, api=self.name, is_forced=True, idempotency=None)
+
+    async def find(self, job_id: str, *, with_result: bool = True) -> KnownJob | None:
+        try:
+            return await self._reader.find(job_id, self._workers, with_result=with_result)
+        except PayloadError as error:
+            logger.error("a job cannot be read: %s", error, extra={"job": job_id})  # noqa: TRY400
+            raise GenerationFailed("what is stored of these images is damaged") from None
+
+    async def jobs_of(
+        self,
+        owner: str,
+        *,
+        state: JobState | None = None,
+        before: tuple[float, str] | None = None,
+        limit: int = 20,
+    ) -> list[KnownJob]:
+        found: list[KnownJob] = []
+        states, is_all = state.meant if state else (), limit <= 0
+        while not is_all:
+            page = await self._scripts.jobs_of(owner, states, before, limit - len(found))
+            found += known_jobs(page.jobs, self._workers)
+            before, is_all = page.rest, page.rest is None or len(found) == limit
+        return found
 
     async def cancel(self, job_id: str) -> JobState | None:
         return await self._stop(job_id, JobState.CANCELLED)
@@ -208,7 +245,7 @@ class RedisJobQueue:
         tasks = [
             asyncio.create_task(self._watch.listen(self._keys.events(self.name), self._on_event)),
             asyncio.create_task(each_interval(self.policy.reap_interval_s, self._scripts.reap)),
-            asyncio.create_task(each_interval(RECONCILE_S, self._watch.reconcile)),
+            asyncio.create_task(each_interval(RECONCILE_S, self._reconcile)),
         ]
         try:
             yield
@@ -223,14 +260,22 @@ class RedisJobQueue:
             await client.aclose()
             await client.connection_pool.disconnect()
 
+    async def _reconcile(self) -> None:
+        await self._watch.reconcile()
+        await self.workers()  # which every view's time left is estimated from
+        for job_id, awaited in list(self._awaited.items()):
+            if awaited.age_s > awaited.job.timeout_s + LATE_S:  # it has ended: nobody said so
+                del self._awaited[job_id]
+
     def _on_event(self, message: str) -> None:
         self._watch.notify(message.partition(" ")[0])
 
     async def close(self) -> None:
         """Answer whoever waits here that nothing will come, and stop what nobody then wants."""
         self._is_closed = True
-        for job_id in list(self._awaited):
-            self._chores.add(self._scripts.cancel(job_id, JobState.CANCELLED))
+        for job_id, awaited in self._awaited.items():
+            if awaited.is_ours:
+                self._chores.add(self._scripts.cancel(job_id, JobState.CANCELLED))
             self._watch.notify(job_id)
 
 

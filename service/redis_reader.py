@@ -6,35 +6,16 @@ trip, and need not be atomic, because a job's version tells of any change in bet
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from redis.asyncio import Redis
 
-from service.jobs import (
-    DeadLetter,
-    Job,
-    JobOutcome,
-    JobResult,
-    JobState,
-    JobView,
-    PartialImage,
-    WorkerStatus,
-)
-from service.payloads import (
-    PayloadError,
-    decode_job,
-    decode_partial,
-    decode_result,
-    decode_status,
-    encode_status,
-)
+from service.jobs import DeadLetter, Job, JobState, JobView, KnownJob, WorkerStatus
+from service.payloads import PayloadError, decode_job, decode_status, encode_status
 from service.queue_keys import Keys
-from service.queue_policy import backlog_s
 from service.redis_client import command, commands
+from service.stored_job import FIELDS, StoredJob
 
 HEARTBEAT_TTL_S = 10.0
-FIELDS = ("state", "version", "share", "eta", "error", "retryable", "crashes", "ended", "owner",
-          "payload")  # fmt: skip
 
 
 class RedisReader:
@@ -51,37 +32,37 @@ class RedisReader:
 
     async def view(self, job_id: str, workers: Sequence[WorkerStatus]) -> JobView | None:
         """Return how a job is, None if there is no such job."""
+        stored = await self._stored(job_id, with_result=True)
+        return stored.view(workers) if stored else None
+
+    async def find(
+        self, job_id: str, workers: Sequence[WorkerStatus], *, with_result: bool
+    ) -> KnownJob | None:
+        """Return what is known of a job, None if there is no such job.
+
+        Raises: PayloadError if its payload cannot be read.
+        """
+        stored = await self._stored(job_id, with_result=with_result)
+        return stored.known(workers) if stored else None
+
+    async def _stored(self, job_id: str, *, with_result: bool) -> StoredJob | None:
         keys = self._keys
-        values, rank, num_ready, cost, partials, result = await commands(
+        contents = [("LRANGE", keys.partials(job_id), 0, -1), ("GET", keys.result(job_id))]
+        values, rank, num_ready, cost, *rest = await commands(
             self._client,
             [
                 ("HMGET", keys.job(job_id), *FIELDS),
                 ("ZRANK", keys.ready, job_id),
                 ("ZCARD", keys.ready),
                 ("HGET", keys.meta, "queued_cost"),
-                ("LRANGE", keys.partials(job_id), 0, -1),
-                ("GET", keys.result(job_id)),
+                *(contents if with_result else ()),
             ],
         )
         fields = dict(zip(FIELDS, values, strict=True))
         if fields["state"] is None:
             return None
-        state = JobState(fields["state"].decode())
-        share_of_queue = (rank + 1) / num_ready if rank is not None and num_ready else 1.0
-        eta = fields["eta"] or b""
-        if state is JobState.QUEUED:
-            eta_s = backlog_s(workers, int(cost or 0) * share_of_queue)
-        else:
-            eta_s = float(eta) if eta else None
-        return JobView(
-            version=int(fields["version"] or 0),
-            state=state,
-            share=float(fields["share"] or 0),
-            eta_s=eta_s,
-            queue_position=None if rank is None else rank + 1,
-            partials=tuple(_partials(partials)),
-            outcome=_outcome(state, fields, result) if state.is_terminal else None,
-        )
+        partials, result = rest if with_result else ((), None)
+        return StoredJob(job_id, fields, rank, num_ready, int(cost or 0), partials, result)
 
     async def workers(self) -> tuple[WorkerStatus, ...]:
         """Return what each live worker last said of itself."""
@@ -130,35 +111,16 @@ class RedisReader:
             crashes=int(fields["crashes"]),
             error=fields["error"].decode(),
             owner=fields["owner"].decode(),
-            job=_job(job_id, fields["payload"]),
+            job=_job_or_none(job_id, fields["payload"]),
         )
 
 
-def _job(job_id: str, payload: bytes) -> Job | None:
+def _job_or_none(job_id: str, payload: bytes) -> Job | None:
     try:
         return decode_job(job_id, payload)
     except PayloadError:
         return None
 
 
-def _partials(contents: Sequence[bytes]) -> list[PartialImage]:
-    return [decode_partial(content) for content in contents]
-
-
 def _statuses(contents: Sequence[bytes | None]) -> list[WorkerStatus]:
     return [decode_status(content) for content in contents if content is not None]
-
-
-def _outcome(state: JobState, fields: dict[str, Any], content: bytes | None) -> JobOutcome:
-    result: JobResult | None = None
-    error = (fields["error"] or b"").decode() or None
-    if state is JobState.SUCCEEDED:
-        if content is None:
-            return JobOutcome(state=state, error="the result has expired")
-        try:
-            result = decode_result(content)
-        except PayloadError as problem:
-            return JobOutcome(state=JobState.FAILED, error=str(problem))
-    return JobOutcome(
-        state=state, result=result, error=error, is_retryable=fields["retryable"] == b"1"
-    )

@@ -20,13 +20,15 @@ from service.payloads import encode_job
 from service.queue_keys import Keys
 from service.queue_policy import QueuePolicy
 from service.redis_client import BUDGET_S, Script, persist
+from service.stored_job import FIELDS, StoredJob
 
 NAMES = (
-    "admit", "cancel", "claim", "complete", "fail", "forget", "partial", "progress", "reap",
-    "release", "renew", "retry", "stage", "stats",
+    "admit", "cancel", "claim", "complete", "fail", "follow", "forget", "jobs_of",
+    "partial", "progress", "reap", "release", "renew", "retry", "stage", "stats",
 )  # fmt: skip
 
 Hold = tuple[str, str]  # the id of a claimed job, and the claim's token
+Cursor = tuple[float, str]  # a listed job's created_at and id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,14 @@ class ClaimReply:
     queue_s: float
     is_solo: bool
     attempt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Some of an owner's jobs, the newest first."""
+
+    jobs: Sequence[StoredJob]
+    rest: Cursor | None  # behind which there may be more, None if there are none
 
 
 class QueueScripts:
@@ -69,6 +79,7 @@ class QueueScripts:
         reply = await self._run(
             "admit", job.id, encode_job(job), job.cost, len(job.images), job.owner,
             _us(job.lead_s), _us(job.timeout_s), api, int(is_forced), key_hash, fingerprint,
+            repr(job.created_at), job.fingerprint,
         )  # fmt: skip
         word, *rest = [part.decode() for part in reply]
         return word, rest[0] if rest else ""
@@ -120,6 +131,37 @@ class QueueScripts:
         """End the job in `target` unless it has ended; return the state that it was in."""
         state = await self._run("cancel", job_id, str(target))
         return JobState(state.decode()) if state else None
+
+    async def follow(self, job_id: str, api: str) -> None:
+        """Let the API named `api` hear of a job that another one admitted."""
+        await self._run("follow", job_id, api)
+
+    async def jobs_of(
+        self,
+        owner: str,
+        states: Iterable[JobState],
+        before: Cursor | None,
+        limit: int,
+    ) -> Page:
+        """Return up to `limit` jobs of an owner in one of `states` (none: in any), the newest
+        first, from the one after `before` on."""
+        score, last = before or (0.0, "")
+        seen, num_ready, queued_cost, rows = await self._run(
+            "jobs_of", owner, " ".join(states), repr(score), last, limit, *FIELDS
+        )
+        return Page(
+            jobs=[
+                StoredJob(
+                    job_id.decode(),
+                    dict(zip(FIELDS, values, strict=True)),
+                    rank,
+                    num_ready,
+                    int(queued_cost),
+                )
+                for job_id, rank, values in rows
+            ],
+            rest=(float(seen[0]), seen[1].decode()) if seen else None,
+        )
 
     async def forget(self, job_id: str) -> None:
         await self._run("forget", job_id)

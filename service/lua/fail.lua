@@ -11,7 +11,8 @@ local attempts = tonumber(job[3]) or 0
 redis.call('HSET', key, 'failed_token', token, 'retryable', ARGV[7])
 if is_retryable and attempts < policy.max_attempts then
   leave_running(id)
-  redis.call('HSET', key, 'state', 'queued', 'token', '', 'worker', '', 'error', error, 'share', '0')
+  redis.call('HSET', key, 'state', 'queued', 'token', '', 'worker', '', 'error', error,
+    'share', '0', 'started', '')
   local wait = math.min(policy.backoff_us * 2 ^ (attempts - 1), policy.max_backoff_us)
   redis.call('ZADD', DELAYED, n(now + wait), id)
   count('queued', id, 1)

@@ -1,10 +1,15 @@
 -- An ended job has been answered: keep it only as long as a repeated request may ask for it.
 -- ARGV: id
 
+even_when_full()
 local id = ARGV[4]
 local state = redis.call('HGET', job_key(id), 'state')
 if state and state ~= 'queued' and state ~= 'running' and state ~= 'dead' then
-  for _, key in ipairs({job_key(id), P .. 'r:' .. id, P .. 'p:' .. id}) do
+  local kept_until = tonumber(redis.call('ZSCORE', KEPT, id))
+  if not kept_until or kept_until > now + policy.answered_ttl_ms * 1000 then
+    keep(id, policy.answered_ttl_ms)
+  end
+  for _, key in ipairs({P .. 'r:' .. id, P .. 'p:' .. id}) do
     if redis.call('PTTL', key) > policy.answered_ttl_ms then
       redis.call('PEXPIRE', key, n(policy.answered_ttl_ms))
     end

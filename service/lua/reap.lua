@@ -2,6 +2,7 @@
 
 even_when_full()
 reap(100)
+drop_records(1000)
 -- Keep the newest dead letters whose jobs are still there.
 redis.call('ZREMRANGEBYSCORE', DEAD, '-inf', n(now - policy.dead_ttl_ms * 1000))
 redis.call('ZREMRANGEBYRANK', DEAD, 0, -policy.max_dead - 1)

@@ -7,6 +7,7 @@
 local P, policy = ARGV[1], cjson.decode(ARGV[3])
 local META, READY, SOLO, DELAYED = P .. 'meta', P .. 'ready', P .. 'solo', P .. 'delayed'
 local LEASE, DEAD, DEADLINES, BELL = P .. 'lease', P .. 'dead', P .. 'deadlines', P .. 'bell'
+local KEPT = P .. 'kept'
 
 local function n(x) return string.format('%.0f', x) end
 
@@ -18,6 +19,7 @@ end
 
 local function job_key(id) return P .. 'j:' .. id end
 local function owner_key(owner) return P .. 't:' .. owner end
+local function list_key(owner) return P .. 'o:' .. owner end
 
 -- Also on a server that is full: Redis refuses a script only at its first write, and only if that
 -- write could need memory. What ends or moves jobs must go on, so it begins with one that cannot.
@@ -35,10 +37,22 @@ end
 -- Note that something about a job has changed that its client may want to see.
 local function touch(id) redis.call('HINCRBY', job_key(id), 'version', 1) end
 
--- Tell the API that waits for the job, and any worker that holds it.
+-- Tell the API that admitted the job, and those that follow it, what has become of it.
 local function announce(id, state)
-  local api = redis.call('HGET', job_key(id), 'api')
-  if api and api ~= '' then redis.call('PUBLISH', P .. 'ev:' .. api, id .. ' ' .. state) end
+  local known = redis.call('HMGET', job_key(id), 'api', 'others')
+  for api in string.gmatch((known[1] or '') .. ' ' .. (known[2] or ''), '%S+') do
+    redis.call('PUBLISH', P .. 'ev:' .. api, id .. ' ' .. state)
+  end
+end
+
+-- Let another API hear of the job as well. Only a hint: beyond some the oldest look each second.
+local function tell_also(id, api)
+  local known = redis.call('HMGET', job_key(id), 'api', 'others')
+  local others = ' ' .. (known[2] or '')
+  if not known[1] or known[1] == api or string.find(others .. ' ', ' ' .. api .. ' ', 1, true) then
+    return
+  end
+  redis.call('HSET', job_key(id), 'others', string.sub(api .. others, 1, 512))
 end
 
 -- Count a job in (+1) or out (-1) of what waits or what runs.
@@ -46,6 +60,33 @@ local function count(where, id, sign)
   local size = redis.call('HMGET', job_key(id), 'cost', 'images')
   bump(where .. '_cost', sign * (tonumber(size[1]) or 0))
   bump(where .. '_images', sign * (tonumber(size[2]) or 0))
+end
+
+-- Show the job among its owner's, the newest of which are listed.
+local function list(id, owner, created_at)
+  local key = list_key(owner)
+  redis.call('ZADD', key, created_at, id)
+  redis.call('ZREMRANGEBYRANK', key, 0, -policy.max_listed - 1)
+  redis.call('PEXPIRE', key, n(policy.dead_ttl_ms))
+end
+
+-- Know of an ended job for so long and no longer. Its key has a time to live as well, a minute more,
+-- for when nobody is there to drop it.
+local function keep(id, ttl_ms)
+  redis.call('ZADD', KEPT, n(now + ttl_ms * 1000), id)
+  redis.call('PEXPIRE', job_key(id), n(ttl_ms + 60000))
+end
+
+-- Drop the records of ended jobs that are late, and those next to it beyond the bound.
+local function drop_records(limit)
+  local num_beyond = redis.call('ZCARD', KEPT) - policy.max_records
+  local ids = redis.call('ZRANGEBYSCORE', KEPT, '-inf', n(now), 'LIMIT', 0, limit)
+  if num_beyond > #ids then ids = redis.call('ZRANGE', KEPT, 0, math.min(num_beyond, limit) - 1) end
+  for _, id in ipairs(ids) do
+    redis.call('ZREM', list_key(redis.call('HGET', job_key(id), 'owner') or ''), id)
+    redis.call('DEL', job_key(id), P .. 'r:' .. id, P .. 'p:' .. id)
+    redis.call('ZREM', KEPT, id)
+  end
 end
 
 local function enter_queue(id, set, score)
@@ -84,7 +125,7 @@ local function finish(id, state, error, ttl_ms)
   redis.call('HSET', key, 'state', state, 'ended', n(now), 'error', error or '')
   bump('ended:' .. state, 1)
   touch(id)
-  redis.call('PEXPIRE', key, n(ttl_ms or policy.result_ttl_ms))
+  keep(id, ttl_ms or policy.record_ttl_ms)
   announce(id, state)
 end
 
@@ -110,7 +151,7 @@ end
 -- Back to the queue from a worker.
 local function requeue(id)
   leave_running(id)
-  redis.call('HSET', job_key(id), 'token', '', 'worker', '', 'share', '0')
+  redis.call('HSET', job_key(id), 'token', '', 'worker', '', 'share', '0', 'started', '')
   local set, score = place_of(id)
   enter_queue(id, set, score)
   touch(id)

@@ -1,8 +1,11 @@
 """Both ends of a queue on a clock that stands still, in memory or on a real server, for tests."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+import pytest
 
 from model.config import PRESETS, ImageRequest
 from service.job_queue import JobQueue, WorkQueue
@@ -12,6 +15,7 @@ from service.queue_policy import QueuePolicy
 from service.redis_queue import RedisJobQueue
 from service.redis_work import RedisWorkQueue
 from tests.service.fakes import FakeClock
+from tests.service.redis_server import RedisServer
 
 SAMPLING = PRESETS["digits"].sampling
 POLICY = QueuePolicy(max_queued_cost=1000, max_owner_jobs=100)
@@ -97,6 +101,21 @@ def redis_ends(url: str, policy: QueuePolicy = POLICY, queue: str = "digits") ->
     api = RedisJobQueue(url, queue, policy, name="api", clock=clock)
     work = RedisWorkQueue(url, queue, policy, name="worker", clock=clock)
     return Ends(api, work, policy, clock)
+
+
+@asynccontextmanager
+async def ends_of(
+    kind: str, request: pytest.FixtureRequest, policy: QueuePolicy = POLICY
+) -> AsyncIterator[Ends]:
+    """Make both ends of an empty queue in "memory", or on the "redis" server of the tests."""
+    if kind == "memory":
+        made = memory_ends(policy)
+    else:
+        server: RedisServer = request.getfixturevalue("redis_server")
+        server.flush()
+        made = redis_ends(server.url, policy)
+    yield made
+    await close(made)
 
 
 async def close(ends: Ends) -> None:

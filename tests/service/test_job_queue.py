@@ -14,8 +14,7 @@ from service.jobs import (
     PartialImage,
     WorkerStatus,
 )
-from tests.service.queue_ends import POLICY, RESULT, Ends, close, job, memory_ends, redis_ends
-from tests.service.redis_server import RedisServer
+from tests.service.queue_ends import POLICY, RESULT, Ends, ends_of, job
 
 pytestmark = pytest.mark.anyio
 
@@ -23,14 +22,8 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture(params=["memory", "redis"])
 async def ends(request: pytest.FixtureRequest) -> AsyncIterator[Ends]:
     """Both ends of a queue that is empty."""
-    if request.param == "memory":
-        made = memory_ends()
-    else:
-        server: RedisServer = request.getfixturevalue("redis_server")
-        server.flush()
-        made = redis_ends(server.url)
-    yield made
-    await close(made)
+    async with ends_of(request.param, request) as made:
+        yield made
 
 
 async def test_jobs_are_claimed_in_the_order_of_admission(ends: Ends) -> None:

@@ -6,7 +6,7 @@ with the model, key by key. I1 to I10 are the names of the invariants in docs/qu
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -18,16 +18,18 @@ from service.errors import QueueFull, QuotaExceeded
 from service.jobs import Claim, JobState
 from service.memory_queue import MemoryJobQueue
 from service.queue_policy import QueuePolicy
-from service.redis_client import command
 from service.redis_queue import RedisJobQueue
 from service.redis_work import RedisWorkQueue
 from tests.service.queue_ends import RESULT, Ends, close, job, memory_ends, redis_ends
 from tests.service.redis_server import RedisServer
 
-POLICY = QueuePolicy(max_queued_cost=80, max_owner_jobs=4, max_crashes=3, max_attempts=2)
+POLICY = QueuePolicy(
+    max_queued_cost=80, max_owner_jobs=4, max_crashes=3, max_attempts=2,
+    record_ttl_s=40.0, answered_ttl_s=15.0,
+)  # fmt: skip
 OWNERS = ("ann", "bob")
 ZSETS = ("ready", "solo", "delayed", "lease")
-KINDS = {*ZSETS, "j", "t", "r", "s", "w", "bell", "meta", "deadlines", "dead"}
+KINDS = {*ZSETS, "j", "t", "o", "r", "s", "w", "bell", "meta", "deadlines", "dead", "kept"}
 T = TypeVar("T")
 
 
@@ -47,6 +49,8 @@ class Modelled:
     leased_until: float = 0.0
     worker: int = -1
     result: bytes | None = None
+    kept_until: float = float("inf")
+    is_known: bool = True  # its record is there
 
     @property
     def is_solo(self) -> bool:
@@ -69,6 +73,7 @@ class Seen:
 
     homes: dict[str, set[str]]
     owned: dict[str, set[str]] | dict[str, int]
+    listed: dict[str, set[str]]
     jobs: dict[str, tuple[JobState, int, int]]  # state, attempts, crashes
     results: dict[str, bytes]
     cost: int
@@ -111,6 +116,8 @@ class QueueMachine(RuleBasedStateMachine):
         modelled = self.jobs[job_id]
         assert not modelled.state.is_terminal, "I3: a terminal state is entered once"
         modelled.state, modelled.is_delayed_until = state, None
+        is_dead = state is JobState.DEAD
+        modelled.kept_until = self.now + (POLICY.dead_ttl_s if is_dead else POLICY.record_ttl_s)
 
     def reap(self) -> None:
         """The model's reaping."""
@@ -131,6 +138,11 @@ class QueueMachine(RuleBasedStateMachine):
                     self.dead.add(job_id)
                 else:
                     j.state = JobState.QUEUED
+
+    def forget_late(self) -> None:
+        """The model's forgetting."""
+        for j in self.jobs.values():
+            j.is_known = j.is_known and self.now < j.kept_until
 
     # Rules.
 
@@ -253,6 +265,20 @@ class QueueMachine(RuleBasedStateMachine):
         if before:
             self.finish(job_id, JobState.EXPIRED if expires else JobState.CANCELLED)
 
+    @rule(data=st.data(), times=st.integers(1, 2))
+    def forget(self, data: st.DataObject, times: int) -> None:
+        if not self.jobs:
+            return
+        job_id = data.draw(st.sampled_from(sorted(self.jobs)))
+        j, api = self.jobs[job_id], self.ends.api
+        for _ in range(times):
+            if isinstance(api, RedisJobQueue):
+                self.run(api._scripts.forget(job_id))
+            else:
+                self.run(api.forget(job_id))
+        if j.state.is_terminal and j.state is not JobState.DEAD:
+            j.kept_until = min(j.kept_until, self.now + POLICY.answered_ttl_s)
+
     @rule(worker=st.integers(0, 1))
     def release(self, worker: int) -> None:
         worker %= len(self.workers)
@@ -298,6 +324,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.ends.clock.now += seconds if is_gap else 1
             self.run(self.ends.reap())
             self.reap()
+            self.forget_late()
 
     @rule(data=st.data())
     def retry_dead(self, data: st.DataObject) -> None:
@@ -331,11 +358,16 @@ class QueueMachine(RuleBasedStateMachine):
             assert (found or set()) == mine if isinstance(found, set) else len(mine) == found, "I2"
         ended = Counter(j.state for j in self.jobs.values() if j.state.is_terminal)
         assert ended == +seen.ended, "I3: each job has exactly one end"
-        expected_results = {i: j.result for i, j in self.jobs.items() if j.result}
+        known = {i: j for i, j in self.jobs.items() if j.is_known}
+        expected_results = {i: j.result for i, j in known.items() if j.result}
         assert expected_results == seen.results, "I4: the winner's result, and no other"
         assert len(self.jobs) == seen.accepted, "I5: accepted jobs are all there"
         assert self.queued_cost == seen.cost, "I6: the bound counts what waits"
-        for job_id, j in self.jobs.items():
+        assert known.keys() == seen.jobs.keys(), "I8: a record goes when its time has come"
+        for owner in OWNERS:
+            mine = {i for i, j in known.items() if j.owner == owner}
+            assert mine == seen.listed.get(owner, set()), "I8: what is known is listed"
+        for job_id, j in known.items():
             assert (j.state, j.attempts, j.crashes) == seen.jobs[job_id], "I7"
             assert j.attempts <= POLICY.max_attempts
             assert j.crashes <= POLICY.max_crashes
@@ -360,6 +392,7 @@ def look_at_memory(queue: MemoryJobQueue) -> Seen:
             "lease": set(book.running),
         },
         owned=dict(book.owned),
+        listed={owner: {r.job.id for r in book.jobs_of(owner)} for owner in OWNERS},
         jobs={i: (r.state, r.attempts, r.crashes) for i, r in records.items()},
         results={
             i: r.outcome.result.images[0]
@@ -374,58 +407,65 @@ def look_at_memory(queue: MemoryJobQueue) -> Seen:
 
 async def look_at_server(queue: RedisJobQueue) -> Seen:
     """Read every key, and check that each is known and none stays for ever (I8)."""
-    client, prefix = queue._client, queue._keys.prefix
-    keys = sorted([key.decode() async for key in client.scan_iter(count=1000)])
-    async with client.pipeline(transaction=False) as pipe:
-        for name in ZSETS:
-            pipe.zrange(prefix + name, 0, -1)
-        pipe.hgetall(prefix + "meta")
-        for key in keys:
-            pipe.pttl(key)
-            if ":j:" in key:
-                pipe.hmget(key, "state", "attempts", "crashes")
-            elif ":t:" in key:
-                pipe.smembers(key)
-            else:
-                pipe.get(key) if ":r:" in key else pipe.exists(key)
-        *homes, meta, rows = await _in_rows(pipe, 5)
-    found = dict(zip(keys, rows, strict=True))
-    jobs, owned, results = {}, {}, {}
-    for key, (ttl_ms, value) in found.items():
-        assert key.startswith(prefix), f"I8: {key}"
-        kind, _, rest = key.removeprefix(prefix).partition(":")
-        if kind == "j":
-            state, attempts, crashes = (part.decode() for part in value)
-            jobs[rest] = (JobState(state), int(attempts), int(crashes))
-            assert (ttl_ms > 0) == JobState(state).is_terminal, f"I8: {key} has ttl {ttl_ms}"
-        elif kind == "t":
-            owned[rest] = {member.decode() for member in value}
-        elif kind == "r":
-            results[rest] = value.partition(b"\n")[2]
-        if kind in ("r", "s", "w", "bell"):
-            assert ttl_ms > 0, f"I8: {key} stays for ever"
-        assert kind in KINDS, f"I8: {key}"
-    deadlines = await command(client, "ZRANGE", prefix + "deadlines", 0, -1)
+    found, homes, meta = await _read_all(queue)
+    jobs = {}
+    for job_id, (ttl_ms, values) in found["j"].items():
+        state, attempts, crashes = (value.decode() for value in values)
+        jobs[job_id] = (JobState(state), int(attempts), int(crashes))
+        assert (ttl_ms > 0) == JobState(state).is_terminal, f"I8: {job_id} has ttl {ttl_ms}"
     unfinished = {i for i, (state, _, _) in jobs.items() if not state.is_terminal}
-    assert unfinished == {i.decode() for i in deadlines}
-    numbers = {name.decode(): value.decode() for name, value in meta.items()}
+    assert unfinished == homes["deadlines"]
+    assert jobs.keys() - unfinished == homes["kept"]
     return Seen(
-        homes={
-            name: {i.decode() for i in members} for name, members in zip(ZSETS, homes, strict=True)
-        },
-        owned=owned,
+        homes=homes,
+        owned={owner: _texts(members) for owner, (_, members) in found["t"].items()},
+        listed={owner: _texts(members) for owner, (_, members) in found["o"].items()},
         jobs=jobs,
-        results=results,
-        cost=int(numbers.get("queued_cost", 0)),
-        accepted=int(numbers.get("accepted", 0)),
-        ended=Counter({s: int(numbers.get(f"ended:{s}", 0)) for s in JobState if s.is_terminal}),
+        results={i: value.partition(b"\n")[2] for i, (_, value) in found["r"].items()},
+        cost=meta.get("queued_cost", 0),
+        accepted=meta.get("accepted", 0),
+        ended=Counter({s: meta.get(f"ended:{s}", 0) for s in JobState if s.is_terminal}),
     )
 
 
-async def _in_rows(pipe: Any, num_first: int) -> list[Any]:
-    answers = await pipe.execute()
-    rest = answers[num_first:]
-    return [*answers[:num_first], list(zip(rest[::2], rest[1::2], strict=True))]
+READS: dict[str, Callable[[Any, str], object]] = {
+    "j": lambda pipe, key: pipe.hmget(key, "state", "attempts", "crashes"),
+    "t": lambda pipe, key: pipe.smembers(key),
+    "o": lambda pipe, key: pipe.zrange(key, 0, -1),
+    "r": lambda pipe, key: pipe.get(key),
+    "s": lambda pipe, key: pipe.exists(key),  # and whatever else is only there or not
+}
+
+
+async def _read_all(queue: RedisJobQueue) -> tuple[Any, dict[str, set[str]], dict[str, int]]:
+    """Return time to live and content of every key by kind and name; the sorted sets; counters."""
+    client, prefix = queue._client, queue._keys.prefix
+    keys = sorted([key.decode() async for key in client.scan_iter(count=1000)])
+    names = (*ZSETS, "deadlines", "kept")
+    async with client.pipeline(transaction=False) as pipe:
+        pipe.hgetall(prefix + "meta")
+        for name in names:
+            pipe.zrange(prefix + name, 0, -1)
+        for key in keys:
+            kind = key.removeprefix(prefix).partition(":")[0]
+            assert key.startswith(prefix), f"I8: {key}"
+            assert kind in KINDS, f"I8: {key}"
+            pipe.pttl(key)
+            READS.get(kind, READS["s"])(pipe, key)
+        meta, *answers = await pipe.execute()
+    found: dict[str, dict[str, tuple[int, Any]]] = {kind: {} for kind in KINDS}
+    rows = zip(answers[len(names) :: 2], answers[len(names) + 1 :: 2], strict=True)
+    for key, (ttl_ms, value) in zip(keys, rows, strict=True):
+        kind, _, rest = key.removeprefix(prefix).partition(":")
+        found[kind][rest] = ttl_ms, value
+        assert ttl_ms > 0 or kind not in ("r", "s", "w", "o", "bell"), f"I8: {key} stays for ever"
+    homes = {name: _texts(ids) for name, ids in zip(names, answers, strict=False)}
+    numbers = {k.decode(): v.decode() for k, v in meta.items()}
+    return found, homes, {k: int(v) for k, v in numbers.items() if v.isdigit()}
+
+
+def _texts(values: Iterable[bytes]) -> set[str]:
+    return {value.decode() for value in values}
 
 
 def test_in_memory() -> None:

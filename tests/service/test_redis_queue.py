@@ -149,6 +149,7 @@ async def test_cuts_and_delays_are_survived(redis_server: RedisServer) -> None:
 
         async def serve() -> None:
             while not stop.is_set():
+                await work.revoked([])  # as workers do: what was lost meanwhile is dropped first
                 for claim in await work.claim(4):
                     await work.complete(claim, RESULT)
                 await asyncio.sleep(0.001)
