@@ -20,8 +20,8 @@ PREFIX = "BAR_"
 # What a process that answers no requests does not listen to.
 API_SETTINGS = frozenset(
     {
-        "host",
         "port",
+        "metrics_port",
         "max_images",
         "default_timeout_s",
         "max_timeout_s",
@@ -40,6 +40,16 @@ class Settings(BaseModel):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535,
+        description="port for /metrics alone, which the main port then does not answer; 0 takes a "
+        "free one",
+    )  # fmt: skip
+    worker_port: int | None = Field(
+        None, ge=0, le=65535,
+        description="port of a worker's probes and metrics; 0 takes a free one, without one it "
+        "answers nobody",
+    )  # fmt: skip
     api_keys_file: Path | None = Field(
         None, description="file of the API keys that are let in, made by `bar keys`; may change"
     )
