@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reproduce": ("service.commands.reproduce", "make an image again, and compare every pixel"),
     "models": ("service.commands.models", "list the models, and which are on this machine"),
     "download": ("service.commands.download", "fetch a published model"),
+    "health": ("service.commands.health", "ask a process on this machine whether it is well"),
     "keys": ("service.commands.keys", "make and revoke API keys"),
     "bench": ("service.commands.bench", "measure the engine, or a running service"),
     "train": ("training.commands.train", "train a model: bar train digits"),
