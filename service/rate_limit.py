@@ -92,7 +92,7 @@ class MemoryLimiter:
         held = min(max(self._empty_at_us.get(owner, 0) - now, 0), capacity)
         if passes := held + cost <= capacity:
             held += cost
-            self._empty_at_us[owner] = now + held
+        self._empty_at_us[owner] = now + held
         return Allowance.of(limit, held, passes=passes)
 
     async def close(self) -> None:

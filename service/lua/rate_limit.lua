@@ -10,7 +10,7 @@ end
 local empty_at = tonumber(redis.call('GET', KEYS[1])) or 0
 -- Never more than it holds: the limit may have been another, and clocks step back.
 local held = math.min(math.max(empty_at - now, 0), capacity)
-if held + cost > capacity then return {0, held} end
-held = held + cost
+local passes = held + cost <= capacity
+if passes then held = held + cost end
 redis.call('SET', KEYS[1], string.format('%.0f', now + held), 'PX', math.ceil(held / 1000))
-return {1, held}
+return {passes and 1 or 0, held}
