@@ -7,9 +7,8 @@ JSON, which says how long each image is, and the images' bytes behind it.
 """
 
 import json
-import math
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
 from typing import Any, get_args
 
 from model.config import ImageRequest, SamplingConfig
@@ -22,6 +21,7 @@ from service.jobs import (
     PartialImage,
     Priority,
     ResponseFormat,
+    WorkerPhase,
     WorkerStatus,
 )
 
@@ -158,22 +158,27 @@ def decode_status(content: bytes) -> WorkerStatus:
 
     Raises: PayloadError says what is wrong with it.
     """
-    values = _object(content)
     try:
-        counters = EngineCounters(**_known(EngineCounters, values.pop("counters")))
-        return WorkerStatus(counters=counters, **_known(WorkerStatus, values))
-    except (KeyError, TypeError) as error:
+        return WorkerStatus(**_declared(WorkerStatus, _object(content)))
+    except (TypeError, ValueError) as error:
         raise PayloadError(f"no worker's status can be read: {error}") from None
 
 
-def _known(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name in kind.__dataclass_fields__}
+def _declared(kind: Any, values: Any) -> dict[str, Any]:
+    """Return those of `values` that are fields of a dataclass, each read as it is declared."""
+    if not isinstance(values, dict):
+        raise TypeError("not an object")
+    return {
+        field.name: STATUS_TYPES[field.type](values[field.name])
+        for field in fields(kind)
+        if field.name in values
+    }
 
 
 def _object(content: bytes) -> dict[str, Any]:
     try:
         values = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise PayloadError("not JSON") from None
     if not isinstance(values, dict):
         raise PayloadError("not a JSON object")
@@ -192,6 +197,18 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(map(_text, value))
 
 
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("neither true nor false")
+    return value
+
+
+def _numbers_by_name(value: Any) -> dict[str, float]:
+    if not isinstance(value, dict):
+        raise TypeError("not numbers by name")
+    return {name: _number(number, float, 0, 1e12) for name, number in value.items()}
+
+
 def _text_by_name(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         raise TypeError("not texts by name")
@@ -200,9 +217,9 @@ def _text_by_name(value: Any) -> dict[str, str]:
 
 def _number(value: Any, kind: type, least: float, most: float) -> Any:
     is_number = isinstance(value, kind) or (kind is float and isinstance(value, int))
-    if not is_number or isinstance(value, bool) or not math.isfinite(value):
+    if not is_number or isinstance(value, bool):
         raise ValueError(f"not a number of type {kind.__name__}")
-    if not least <= value <= most:
+    if not least <= value <= most:  # NaN is not
         raise ValueError(f"{value} is not between {least} and {most}")
     return value
 
@@ -221,4 +238,15 @@ LATER_FIELDS: dict[str, Callable[[Any], Any]] = {
     "response_format": lambda value: _one_of(value, get_args(ResponseFormat)),
     "fingerprint": _text,
     "traceparent": _text,
+}
+
+# How each type of a field of a worker's status is read.
+STATUS_TYPES: dict[Any, Callable[[Any], Any]] = {
+    str: _text,
+    bool: _truth,
+    int: lambda value: _number(value, int, 0, 2**63),
+    float: lambda value: _number(value, float, 0, 1e12),
+    WorkerPhase: lambda value: _one_of(value, get_args(WorkerPhase)),
+    Mapping[str, float]: _numbers_by_name,
+    EngineCounters: lambda value: EngineCounters(**_declared(EngineCounters, value)),
 }
