@@ -90,11 +90,11 @@ def _time(text: str) -> datetime:
             when = now + timedelta(hours=int(duration[1]) * HOURS[duration[2]])
         else:
             when = datetime.fromisoformat(text)
+            when = when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(
             f"must be like 30d, 12h or 2030-12-31, got {text!r}"
         ) from None
-    when = when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
     if when <= now:
         raise argparse.ArgumentTypeError(f"{text!r} is over already")
     return when
