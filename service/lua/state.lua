@@ -48,7 +48,7 @@ end
 -- Let another API hear of the job as well. Only a hint: beyond some the oldest look each second.
 local function tell_also(id, api)
   local known = redis.call('HMGET', job_key(id), 'api', 'others')
-  local others = ' ' .. (known[2] or '')
+  local others = known[2] and ' ' .. known[2] or ''
   if not known[1] or known[1] == api or string.find(others .. ' ', ' ' .. api .. ' ', 1, true) then
     return
   end

@@ -16,6 +16,7 @@ from service.redis_queue import RedisJobQueue
 from service.redis_scripts import NAMES
 from service.redis_work import RedisWorkQueue
 from tests.service import test_job_queue as conformance
+from tests.service import test_known_jobs as known
 from tests.service import test_redis_queue as on_a_server
 from tests.service.queue_ends import Ends, close, redis_ends
 from tests.service.redis_server import RedisServer
@@ -162,6 +163,51 @@ MUTANTS = [
         "priority without ageing",
         {"enter_queue(id, READY, now - lead)": "enter_queue(id, READY, -lead)"},
         fact(conformance.test_priority_is_a_lead_that_age_overcomes),
+    ),
+    Mutant(
+        "the fingerprint is ignored",
+        {" and (known[2] or '') == fingerprint": ""},
+        fact(known.test_an_id_stands_for_one_request),
+    ),
+    Mutant(
+        "a stranger attaches to a job",
+        {"is_keys or known[1] == owner and": "is_keys or"},
+        fact(known.test_an_id_stands_for_one_request),
+    ),
+    Mutant(
+        "a key dies with its job's record",
+        {"id = meant[1]": "if redis.call('EXISTS', job_key(meant[1])) > 0 then id = meant[1] end"},
+        fact(known.test_a_key_outlives_the_record_of_its_job),
+    ),
+    Mutant(
+        "a key's job is made twice",
+        {"if known[1] then\n  local is_same": "if known[1] and not is_keys then\n  local is_same"},
+        fact(known.test_a_key_outlives_the_record_of_its_job),
+    ),
+    Mutant(
+        "records for ever",
+        {"drop_records(1000)": ""},
+        fact(known.test_a_record_goes_when_its_time_has_come),
+    ),
+    Mutant(
+        "a dropped record stays listed",
+        {"redis.call('ZREM', list_key(redis.call('HGET', job_key(id), 'owner') or ''), id)": ""},
+        on_a_server.no_key_is_left,
+    ),
+    Mutant(
+        "an old job's end drops a new one's record",
+        {"redis.call('ZREM', KEPT, id)\nlist(": "list("},
+        on_a_server.an_id_lives_twice,
+    ),
+    Mutant(
+        "to forget again prolongs",
+        {"if not kept_until or kept_until > ": "if now + "},
+        fact(known.test_an_answered_job_is_known_for_a_minute),
+    ),
+    Mutant(
+        "a page begins with the last one seen",
+        {"if is_there then first = first + 1": "if is_there then first = first"},
+        fact(known.test_a_list_goes_on_behind_the_last_one_seen),
     ),
 ]
 

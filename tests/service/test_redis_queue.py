@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from service.errors import QueueUnavailable
-from service.jobs import Claim, JobState, WorkerStatus
+from service.jobs import Claim, IdempotencyKey, JobState, WorkerStatus
 from service.queue_policy import QueuePolicy
 from service.redis_queue import RedisJobQueue
 from service.redis_work import RedisWorkQueue
@@ -104,6 +104,132 @@ async def claim_reply_gets_lost(ends: Ends, server: RedisServer) -> None:
 async def test_a_lost_claim_reply_strands_nothing(ends: Ends, redis_server: RedisServer) -> None:
     """Asked again with its nonce, the server repeats itself."""
     await claim_reply_gets_lost(ends, redis_server)
+
+
+async def no_key_is_left(ends: Ends, server: RedisServer) -> None:
+    """When all records are gone only counters and workers are left."""
+    for name in "abc":
+        await ends.api.admit(job(name))
+    (claim, *_) = await ends.work.claim(1)
+    await ends.work.complete(claim, RESULT)
+    await ends.api.cancel("b")
+    await ends.advance(700)
+    ends.clock.now += POLICY.record_ttl_s
+    await ends.reap()
+    left: Any = server.client.keys("*")
+    assert [b"bell", b"meta", b"w:worker"] == sorted(key.partition(b":digits}:")[2] for key in left)
+
+
+async def test_nothing_is_left_of_jobs_that_are_forgotten(
+    ends: Ends, redis_server: RedisServer
+) -> None:
+    """No list, set or hash has anything of a job whose record is gone."""
+    await no_key_is_left(ends, redis_server)
+
+
+async def an_id_lives_twice(ends: Ends, server: RedisServer) -> None:
+    """A job whose id was another's, of which the server's own clock left nothing, is kept."""
+    await ends.api.admit(job("a", timeout_s=2 * POLICY.record_ttl_s))
+    await ends.api.cancel("a")
+    server.client.delete("{bar:digits}:j:a")
+    await ends.api.admit(job("a", timeout_s=2 * POLICY.record_ttl_s))
+    ends.clock.now += POLICY.record_ttl_s + 1
+    await ends.reap()
+    assert JobState.QUEUED is await ends.api.state("a")
+
+
+async def test_an_old_end_does_not_drop_a_new_job(ends: Ends, redis_server: RedisServer) -> None:
+    """Records that went by their own time to live are not dropped again later."""
+    await an_id_lives_twice(ends, redis_server)
+
+
+async def test_a_list_looks_at_so_many_jobs_at_once(ends: Ends, redis_server: RedisServer) -> None:
+    """However many there are, no script takes long; entries without a record are cleared away."""
+    await ends.api.admit(job("oldest", created_at=1.0))
+    strays = {f"gone{n}": 2.0 + n for n in range(12000)}
+    redis_server.client.zadd("{bar:digits}:o:anyone", strays)
+    await ends.api.admit(job("newest", created_at=1e6))
+    jobs = await ends.api.jobs_of("anyone", state=JobState.QUEUED)
+    assert ["newest"] == [known.job.id for known in jobs], (
+        "the list is bounded: older ones fall off"
+    )
+    assert 1 == redis_server.client.zcard("{bar:digits}:o:anyone")
+
+
+async def test_another_api_hears_at_once(redis_server: RedisServer) -> None:
+    """Whoever follows a job that another process admitted is told as soon as that one."""
+    redis_server.flush()
+    other = RedisJobQueue(redis_server.url, "digits", FAST, name="other")
+    async with live(redis_server.url) as (api, work), other.running():
+        other._watch.reconcile = _never  # type: ignore[method-assign]
+        await until(lambda: _listens(redis_server, "other"))
+        await api.admit(job("a"), is_awaited=False)
+        waiter = asyncio.create_task(other.wait("a"))
+        await until(lambda: _is_told(redis_server, "a", b"other"))
+        (claim,) = await work.claim(1)
+        await work.complete(claim, RESULT)
+        assert RESULT == (await waiter).result
+
+
+async def _never() -> None:
+    """Look at nothing."""
+
+
+async def _listens(server: RedisServer, api: str) -> bool:
+    return bool(server.client.pubsub_numsub(f"{{bar:digits}}:ev:{api}")[0][1])
+
+
+async def _is_told(server: RedisServer, job_id: str, api: bytes) -> bool:
+    return bool(server.client.hget(f"{{bar:digits}}:j:{job_id}", "others") == api)
+
+
+async def test_an_attached_request_survives_lost_data(redis_server: RedisServer) -> None:
+    """Of two that wait for one job in two processes, either brings it back."""
+    redis_server.flush()
+    key = IdempotencyKey(key_hash="k", fingerprint="body")
+    other = RedisJobQueue(redis_server.url, "digits", FAST, name="other")
+    async with live(redis_server.url) as (api, work), other.running():
+        await api.admit(job("a"), idempotency=key)
+        assert "a" == await other.admit(job("b"), idempotency=key)
+        waiter = asyncio.create_task(other.wait("a"))
+        redis_server.flush()
+        await until(lambda: api.state("a"))
+        claims: list[Claim] = []
+        while not claims:
+            claims = await work.claim(1)
+        await work.complete(claims[0], RESULT)
+        assert RESULT == (await waiter).result
+
+
+async def test_an_ending_api_stops_only_what_nobody_else_wants(redis_server: RedisServer) -> None:
+    """Jobs that it attached to, or that may be asked for again elsewhere, go on."""
+    redis_server.flush()
+    key = IdempotencyKey(key_hash="k", fingerprint="body")
+    async with live(redis_server.url) as (api, _):
+        other = RedisJobQueue(redis_server.url, "digits", FAST, name="other")
+        async with other.running():
+            await api.admit(job("mine"))
+            await other.admit(job("mine"))
+            await other.admit(job("alone"))
+            await other.admit(job("keyed"), idempotency=key)
+            await other.admit(job("put", fingerprint="f"))
+            waiters = [asyncio.create_task(other.wait(i)) for i in ("mine", "keyed")]
+            await asyncio.sleep(0.05)
+            await other.close()
+            assert [JobState.CANCELLED] * 2 == [(await waiter).state for waiter in waiters]
+        assert JobState.CANCELLED is await api.state("alone")
+        assert [JobState.QUEUED] * 3 == [await api.state(i) for i in ("mine", "keyed", "put")]
+
+
+async def test_nobody_awaits_a_job_for_ever(redis_server: RedisServer) -> None:
+    """A process that nobody told of a job's end forgets it some time after its deadline."""
+    redis_server.flush()
+    async with live(redis_server.url) as (api, _):
+        await api.admit(job("late", timeout_s=0.01))
+        await api.admit(job("a"))
+        api._awaited["late"] = replace(api._awaited["late"], admitted_at=time.monotonic() - 60)
+        await api._reconcile()
+        assert ["a"] == list(api._awaited)
 
 
 async def test_one_worker_at_a_time_runs_suspects(ends: Ends, redis_server: RedisServer) -> None:
