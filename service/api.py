@@ -20,13 +20,24 @@ from service.routes.operations import OperationsRoutes
 from service.routes.reproduce import REPRODUCE, ReproductionRoutes
 from service.served_models import ServedModels
 from service.settings import Settings
+from service.worker_health import WorkerHealth
 
 
 class Api:
     """The application, and its door, which closes when the process ends."""
 
-    def __init__(self, *, settings: Settings, models: ServedModels, metrics: Metrics) -> None:
-        """Build the application. Raises: StartupError if the API keys cannot be used."""
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        models: ServedModels,
+        metrics: Metrics,
+        health: WorkerHealth | None = None,
+    ) -> None:
+        """Build the application; `health` is that of a worker in the same process.
+
+        Raises: StartupError if the API keys cannot be used.
+        """
         self._intake = intake = Intake(settings, models, metrics)
         app = Application(
             title="bar-serve",
@@ -39,7 +50,7 @@ class Api:
             GenerationRoutes(intake),
             ReproductionRoutes(intake),
             ModelRoutes(intake),
-            OperationsRoutes(intake),
+            OperationsRoutes(intake, health),
         ):
             app.include_router(routes.router())
         refusals.install(app)

@@ -87,7 +87,9 @@ def _read(path: Path, info: ModelInfo) -> tuple[ImageRequest, Pixels]:
 
 
 def _distance(one: Pixels, other: Pixels) -> float:
-    """Return the mean absolute difference, in levels of 255."""
+    """Return the mean absolute difference, in levels of 255; of another size is infinitely far."""
+    if one.shape != other.shape:
+        return float("inf")
     return float(np.abs(one.astype(np.int16) - other).mean())
 
 

@@ -7,6 +7,7 @@ what can be known beforehand is there from the start, at zero. Each metric has o
 happens where an engine runs stands in `worker_metrics`.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, get_args
 
@@ -28,7 +29,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from service import __version__
-from service.errors import STATUSES
+from service.errors import STATUSES, QueueUnavailable
+from service.job_queue import JobQueue
 from service.jobs import JobState, QueueStats, WorkerPhase, WorkerStatus
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -141,9 +143,18 @@ class Metrics:
     def _known(self, model: str) -> str:
         return model if model in self._models else UNKNOWN
 
-    def render(self, stats: Mapping[str, QueueStats]) -> bytes:
-        """Return the exposition text, its levels from `stats` of each model's queue."""
-        return generate_latest(_Scrape(self.registry, stats))
+    async def scrape(self, queues: Mapping[str, JobQueue]) -> bytes:
+        """Return the exposition text, its levels read from each model's queue; a queue that is away
+        has none."""
+        readings = await asyncio.gather(*map(_read, queues.values()))
+        return generate_latest(_Scrape(self.registry, dict(zip(queues, readings, strict=True))))
+
+
+async def _read(queue: JobQueue) -> QueueStats | None:
+    try:
+        return await queue.stats()
+    except QueueUnavailable:
+        return None
 
 
 class _Infos(Collector):
@@ -161,14 +172,21 @@ class _Infos(Collector):
 
 
 class _Scrape(Collector):
-    """What one scrape returns: what was counted, and one reading of each queue."""
+    """What one scrape returns: what was counted, and one reading of each queue, if it answered."""
 
-    def __init__(self, registry: CollectorRegistry, stats: Mapping[str, QueueStats]) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, readings: Mapping[str, QueueStats | None]
+    ) -> None:
         self._registry = registry
-        self._stats = stats
+        self._readings = readings
+        self._stats = {model: stats for model, stats in readings.items() if stats}
 
     def collect(self) -> Iterator[Metric]:
         yield from self._registry.collect()
+        up = GaugeMetricFamily("bar_queue_up", "1 if the queue answered", labels=["model_name"])
+        for model, reading in self._readings.items():
+            up.add_metric([model], reading is not None)
+        yield up
         for name, text, read in LEVELS:
             yield self._family(GaugeMetricFamily(name, text, labels=["model_name"]), read)
         for name, text, read in TOTALS:

@@ -236,7 +236,7 @@ class ClassList(BaseModel):
 class Health(BaseModel):
     """The answer of a probe."""
 
-    status: Literal["live", "ready"]
+    status: Literal["live", "started", "ready"]
 
 
 class Version(BaseModel):

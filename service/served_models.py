@@ -32,6 +32,11 @@ class ServedModels:
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())
 
+    @property
+    def queues(self) -> dict[str, JobQueue]:
+        """The queue of each model, by name."""
+        return {name: served.queue for name, served in self._models.items()}
+
     def find(self, name: str | None) -> ServedModel:
         """Return the model of that name, the first if there is none.
 

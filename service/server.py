@@ -34,6 +34,7 @@ from service.queue_policy import QueuePolicy
 from service.redis_queue import RedisJobQueue
 from service.served_models import ServedModel, ServedModels
 from service.settings import Settings
+from service.side_port import metrics_app, open_side_port
 from service.worker import WorkerParts
 from service.worker_health import WorkerHealth
 from service.worker_metrics import WorkerMetrics
@@ -99,7 +100,7 @@ def bootstrap(settings: Settings, info: ModelInfo, load_engine: Callable[[], "En
         canary_interval_s=settings.canary_interval_s,
     )
     models = ServedModels([ServedModel(info, queue)])
-    api = Api(settings=settings, models=models, metrics=metrics)
+    api = Api(settings=settings, models=models, metrics=metrics, health=health)
     return Service(
         settings,
         models,
@@ -177,7 +178,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 async def serve(
-    service: Service, listener: socket.socket, on_ready: Callable[[], None] = lambda: None
+    service: Service,
+    listener: socket.socket,
+    on_ready: Callable[[], None] = lambda: None,
+    metrics_listener: socket.socket | None = None,
 ) -> None:
     """Serve until a signal comes, then finish what was accepted.
 
@@ -190,6 +194,8 @@ async def serve(
     async with contextlib.AsyncExitStack() as queues:
         for served in service.models:
             await queues.enter_async_context(served.queue.running())
+        metrics = metrics_app(lambda: service.metrics.scrape(service.models.queues))
+        await queues.enter_async_context(open_side_port(metrics, metrics_listener))
         if service.worker is None:
             on_ready()
             await server.serve(sockets=[listener])

@@ -9,19 +9,23 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 
 from model.zoo import ModelInfo
 from service.engine_driver import EngineThread
 from service.metrics import process_registry
 from service.queue_policy import QueuePolicy
+from service.redis_client import command, connect
 from service.redis_work import RedisWorkQueue
 from service.server import process_name
 from service.settings import Settings
+from service.side_port import open_side_port, worker_app
 from service.worker import WorkerParts
 from service.worker_health import WorkerHealth
 from service.worker_metrics import WorkerMetrics
@@ -77,8 +81,12 @@ class WorkerProcess:
         )
         return cls(settings, queue, parts, registry)
 
-    async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Work until a signal comes, then finish or hand back.
+    async def run(
+        self,
+        on_ready: Callable[[], None] = lambda: None,
+        listener: socket.socket | None = None,
+    ) -> None:
+        """Work until a signal comes, then finish or hand back; answer probes at `listener`.
 
         Raises: what `load_engine` raises, and EngineLost after all jobs were handed back.
         """
@@ -86,7 +94,7 @@ class WorkerProcess:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
-        async with self.queue.running():
+        async with self._probes(listener), self.queue.running():
             working = asyncio.create_task(run_worker(self.parts, on_ready))
             stopped = asyncio.create_task(stopping.wait())
             await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -100,6 +108,25 @@ class WorkerProcess:
         if not working.cancelled():
             working.result()
         logger.info("stopped")
+
+    @asynccontextmanager
+    async def _probes(self, listener: socket.socket | None) -> AsyncIterator[None]:
+        assert self.settings.redis_url is not None
+        client = connect(self.settings.redis_url, max_connections=2)
+
+        async def scrape() -> bytes:
+            return generate_latest(self.registry)
+
+        async def reach_queue() -> None:
+            await command(client, "PING", budget_s=0.0)
+
+        try:
+            app = worker_app(self.parts.health, scrape, reach_queue)
+            async with open_side_port(app, listener):
+                yield
+        finally:
+            await client.aclose()
+            await client.connection_pool.disconnect()
 
     def _grace_s(self) -> float:
         """Nothing is held while the weights load: then there is nothing to finish."""

@@ -37,22 +37,28 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="bar serve", description="Serve a model over HTTP. Flags win over the environment."
     )
-    add_settings_flags(parser, Settings.model_fields)
+    add_settings_flags(parser, (name for name in Settings.model_fields if name != "worker_port"))
     settings = Settings.load(vars(parser.parse_args(argv)))
     logs.configure(settings.log_level, as_json=settings.log_json)
     check_exposure(settings, Keyring.of(settings))
-    with sigterm_exits(), bind(settings.host, settings.port) as listener:
+    with (
+        sigterm_exits(),
+        bind(settings.host, settings.port) as listener,
+        bind_side_port(settings.host, settings.metrics_port, "metrics") as metrics,
+    ):
         url = _url(settings.host, listener.getsockname()[1])
         if settings.redis_url is None:
-            return _serve_alone(settings, listener, url)
+            return _serve_alone(settings, listener, metrics, url)
         infos = describe_models(settings)
         _greet(infos, url)
         service = bootstrap_api(settings, infos)
-        asyncio.run(serve(service, listener, lambda: _invite_to_queue(infos[0], url)))
+        asyncio.run(serve(service, listener, lambda: _invite_to_queue(infos[0], url), metrics))
     return 0
 
 
-def _serve_alone(settings: Settings, listener: socket.socket, url: str) -> int:
+def _serve_alone(
+    settings: Settings, listener: socket.socket, metrics: socket.socket | None, url: str
+) -> int:
     """Serve with the engine in this process."""
     if len(settings.model_names) > 1:
         raise StartupError(
@@ -71,7 +77,7 @@ def _serve_alone(settings: Settings, listener: socket.socket, url: str) -> int:
     assert service.worker is not None
     status = 0
     try:
-        asyncio.run(serve(service, listener, lambda: _invite(info, url)))
+        asyncio.run(serve(service, listener, lambda: _invite(info, url), metrics))
     except EngineLost:  # which the worker has logged
         status = 1
     if service.worker.thread.is_busy:
@@ -85,6 +91,20 @@ def _serve_alone(settings: Settings, listener: socket.socket, url: str) -> int:
 def _greet(infos: Sequence[ModelInfo], url: str) -> None:
     served = ", ".join(f"{info.name} (revision {info.revision})" for info in infos)
     _say(f"bar-serve {__version__} · {served} · {url} · documentation {url}/docs")
+
+
+@contextmanager
+def bind_side_port(host: str, port: int | None, what: str) -> Iterator[socket.socket | None]:
+    """Bind a port beside the main one, if there is to be one, and say which it is.
+
+    Raises: StartupError says why that is not possible.
+    """
+    if port is None:
+        yield None
+        return
+    with bind(host, port) as listener:
+        _say(f"{what} at {_url(host, listener.getsockname()[1])}")
+        yield listener
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from model.zoo import ModelInfo
 from service import __version__, logs
 from service.commands.flags import add_settings_flags, find_model
-from service.commands.serve import sigterm_exits
+from service.commands.serve import bind_side_port, sigterm_exits
 from service.errors import EngineLost, StartupError
 from service.server import make_policy
 from service.settings import WORKER_SETTINGS, Settings
@@ -44,14 +44,17 @@ def run(settings: Settings, load_engine: Loader) -> int:
         raise StartupError("a worker needs the queue that it works for: give --redis-url")
     if len(settings.model_names) > 1:
         raise StartupError(f"a worker serves one model, and --model names {settings.model_names}")
-    with sigterm_exits():
+    with (
+        sigterm_exits(),
+        bind_side_port(settings.host, settings.worker_port, "probes and metrics") as listener,
+    ):
         info = find_model(settings)
         process = WorkerProcess.make(
             settings, info, make_policy(settings), lambda: load_engine(info, settings)
         )
         status = 0
         try:
-            asyncio.run(process.run(lambda: _say(f"bar-serve {__version__} · {info.name} · ready")))
+            asyncio.run(process.run(lambda: _say(_ready(info)), listener))
         except EngineLost:  # which the worker has logged
             status = 1
     if process.thread.is_busy:
@@ -66,6 +69,10 @@ def _load_engine(info: ModelInfo, settings: Settings) -> "Engine":
     from service.engine_loader import load_engine  # noqa: PLC0415
 
     return load_engine(info, settings)
+
+
+def _ready(info: ModelInfo) -> str:
+    return f"bar-serve {__version__} · {info.name} · ready"
 
 
 def _say(text: str) -> None:

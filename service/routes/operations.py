@@ -6,58 +6,64 @@ from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse, RedirectResponse
 
 from service import __version__
+from service.errors import NotReady
 from service.intake import Intake
 from service.metrics import CONTENT_TYPE
 from service.refusals import JsonRoute
 from service.schemas import Health, Version, error_responses
+from service.worker_health import WorkerHealth
 
 DOCS_PAGE = Path(__file__).parents[1] / "web" / "docs.html"
 
 
 class OperationsRoutes:
-    """Tells how the process is."""
+    """Tells how the process is, and its worker, if `health` is that of one."""
 
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: Intake, health: WorkerHealth | None) -> None:
         self._intake = intake
         self._models = intake.models
+        self._health = health
 
     def router(self) -> APIRouter:
         """Return the routes."""
         router = APIRouter(route_class=JsonRoute, tags=["operations"])
-        for path in ("/livez", "/startupz"):
-            router.get(path, summary="Is the process alive?")(self.live)
+        unwell = error_responses(503)
+        router.get("/livez", summary="Is the process alive?", responses=unwell)(self.live)
         for path in ("/health", "/ping", "/v2/health/live"):
-            router.get(path, summary="The same as /livez")(self.live)
-        router.get("/readyz", summary="Can it take requests now?", responses=error_responses(503))(
-            self.ready
-        )
-        router.get(
-            "/v2/health/ready", summary="The same as /readyz", responses=error_responses(503)
-        )(self.ready)
-        router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)(
-            self.metrics
-        )
+            router.get(path, summary="The same as /livez", responses=unwell)(self.live)
+        router.get("/startupz", summary="Has it started?", responses=unwell)(self.started)
+        router.get("/readyz", summary="Can it take requests now?", responses=unwell)(self.ready)
+        router.get("/v2/health/ready", summary="The same as /readyz", responses=unwell)(self.ready)
+        if self._intake.settings.metrics_port is None:
+            router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)(
+                self.metrics
+            )
         router.get("/version", summary="Software and model")(self.version)
         router.get("/docs", include_in_schema=False)(self.docs)
         router.get("/", include_in_schema=False)(self.root)
         return router
 
     async def live(self) -> Health:
+        if self._health and (why_not := self._health.why_not_live()):
+            raise NotReady(why_not, code="not_live")
         return Health(status="live")
+
+    async def started(self) -> Health:
+        if self._health and (why_not := self._health.why_not_started()):
+            raise NotReady(why_not, code="not_started")
+        return Health(status="started")
 
     async def ready(self) -> Health:
         self._intake.check_not_draining()
+        if self._health and (why_not := self._health.why_not_ready()):
+            raise NotReady(why_not)
         for served in self._models:
-            # A queue of its own machine is ready when it answers; one in memory with its worker.
-            if self._intake.settings.redis_url is None:
-                await self._intake.check_has_worker(served)
-            else:
-                await served.queue.workers()
+            await served.queue.workers()  # which says whether the queue answers
         return Health(status="ready")
 
     async def metrics(self) -> Response:
-        stats = {served.info.name: await served.queue.stats() for served in self._models}
-        return Response(self._intake.metrics.render(stats), media_type=CONTENT_TYPE)
+        text = await self._intake.metrics.scrape(self._models.queues)
+        return Response(text, media_type=CONTENT_TYPE)
 
     async def version(self) -> Version:
         info = self._models.default.info

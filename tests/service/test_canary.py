@@ -98,6 +98,13 @@ def test_the_first_image_may_differ_from_the_reference_a_little(tmp_path: Path) 
     assert "2.00, more than 1.5" in wrong
 
 
+def test_an_image_of_another_size_is_wrong(tmp_path: Path) -> None:
+    """However its pixels look."""
+    request = request_for(3, 17)
+    canary = Canary(info_with(tmp_path, request, np.zeros((32, 32, 3), np.uint8)))
+    assert "inf" in str(canary.what_is_wrong(np.zeros((16, 16, 3), np.uint8), 0))
+
+
 def test_later_images_must_be_the_first_bit_for_bit() -> None:
     """One level of one channel of one pixel is one too many."""
     canary, first = Canary(fake_info()), np.full((32, 32, 3), 100, np.uint8)

@@ -112,13 +112,13 @@ loader = types.SimpleNamespace(load_engine=lambda info, settings: engine)
 sys.modules["service.engine_loader"] = loader
 
 from service.cli import main
-sys.exit(main(["serve", "--port", "0"]))
+sys.exit(main(["serve", "--port", "0", "--model", sys.argv[1]]))
 """
 
 
-def test_a_broken_device_ends_the_process_with_status_1() -> None:
+def test_a_broken_device_ends_the_process_with_status_1(tiny_model_dir: Path) -> None:
     """The client is told to come again, one line is logged, and whoever watches restarts it."""
-    command = [sys.executable, "-c", BROKEN_DEVICE]
+    command = [sys.executable, "-c", BROKEN_DEVICE, str(tiny_model_dir)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
