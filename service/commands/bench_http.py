@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         default=1000.0,
         help="answers within it are goodput (default 1000)",
     )
+    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="file that holds a key")
     parser.add_argument("--seed", type=int, default=0, help="of classes and arrivals (default 0)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     return parser
@@ -100,10 +102,26 @@ def _address(text: str) -> str:
     return text
 
 
+def _credentials(file: Path | None) -> dict[str, str]:
+    """Return the header that shows the key in `file`: a flag would show it to all."""
+    if file is None:
+        return {}
+    try:
+        return {"authorization": f"Bearer {file.read_text('ascii').strip()}"}
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it holds no key"
+        raise StartupError(f"--api-key-file {file}: {reason}") from None
+
+
 async def _measure(options: argparse.Namespace) -> dict[str, Any]:
     rng, results = random.Random(options.seed), Results()
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(base_url=options.url, timeout=TIMEOUT_S, limits=limits) as client:
+    async with httpx.AsyncClient(
+        base_url=options.url,
+        timeout=TIMEOUT_S,
+        limits=limits,
+        headers=_credentials(options.api_key_file),
+    ) as client:
         classes = await _num_classes(client)
         before = await _step_counters(client)
 
@@ -163,6 +181,8 @@ async def _ask(client: httpx.AsyncClient, class_id: int, due: float, results: Re
 async def _num_classes(client: httpx.AsyncClient) -> int:
     try:
         answer = await client.get("/v1/classes")
+        if answer.status_code == 401:
+            raise StartupError(f"{client.base_url} wants an API key: give --api-key-file")
         answer.raise_for_status()
         return len(answer.json()["data"])
     except httpx.HTTPError as error:

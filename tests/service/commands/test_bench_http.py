@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -184,6 +185,41 @@ def test_another_service_is_told_apart(capsys: pytest.CaptureFixture[str]) -> No
         server.RequestHandlerClass = OtherService
         assert 1 == bar(["bench", "http", "--url", server.url])
         assert f"what answers at {server.url} is not bar-serve" in capsys.readouterr().err
+
+
+def test_a_service_with_keys_is_shown_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The key is read from a file; without it, or with a file that holds none, one line says so."""
+    file, broken = tmp_path / "key", tmp_path / "broken"
+    file.write_text("bar_secret\n")
+    broken.write_bytes(b"\xff")
+    with service() as server:
+        server.RequestHandlerClass = KeyedService
+        arguments = ["bench", "http", "--url", server.url, "--requests", "2"]
+        assert 0 == bar([*arguments, "--api-key-file", str(file)])
+        assert "bar_secret" not in "".join(capsys.readouterr())
+        for flags, message in (
+            ([], "wants an API key: give --api-key-file"),
+            (["--api-key-file", str(broken)], "broken: it holds no key"),
+            (["--api-key-file", str(tmp_path / "none")], "none: No such file"),
+        ):
+            assert 1 == bar([*arguments, *flags])
+            error = capsys.readouterr().err
+            assert message in error
+            assert 1 == error.count("\n")
+
+
+class KeyedService(FakeHandler):
+    def do_GET(self) -> None:
+        if self.headers["authorization"] == "Bearer bar_secret":
+            super().do_GET()
+        else:
+            self.answer(401, "")
+
+    def do_POST(self) -> None:
+        assert "Bearer bar_secret" == self.headers["authorization"]
+        super().do_POST()
 
 
 class OtherService(FakeHandler):
