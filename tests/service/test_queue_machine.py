@@ -177,7 +177,7 @@ class QueueMachine(RuleBasedStateMachine):
         worker %= len(self.workers)
         self.reap()
         held = [j for j in self.jobs.values() if j.claim and j.worker == worker]
-        claims = self.run(self.workers[worker].claim(limit))
+        claims = self.run(self._claim(self.workers[worker], limit))
         waiting = sorted(
             (j.crashes if j.is_solo else 0, j.place, i)
             for i, j in self.jobs.items()
@@ -201,6 +201,13 @@ class QueueMachine(RuleBasedStateMachine):
             j.state, j.claim, j.worker = JobState.RUNNING, claim, worker
             j.attempts, j.leased_until = j.attempts + 1, self.now + POLICY.lease_s
             self.claims.append(claim)
+
+    async def _claim(self, work: Any, limit: int) -> list[Claim]:
+        claims: list[Claim] = await work.claim(limit)
+        while isinstance(work, RedisWorkQueue) and work._claiming:  # it had no patience to wait
+            await asyncio.wait({work._claiming})
+            claims = await work.claim(limit)
+        return claims
 
     def holder(self, claim: Claim) -> Modelled | None:
         j = self.jobs[claim.job.id]
