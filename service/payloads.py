@@ -9,6 +9,7 @@ JSON, which says how long each image is, and the images' bytes behind it.
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
+from itertools import accumulate
 from typing import Any, get_args
 
 from model.config import ImageRequest, SamplingConfig
@@ -25,16 +26,17 @@ from service.jobs import (
     WorkerStatus,
 )
 
-VERSION = 1
+VERSION = 1  # of jobs and of results
 MAX_IMAGES = 4096
 MAX_STEPS = 65536
+MAX_REASON = 200  # characters of what was wrong: part of it is what a stranger wrote
 
 
 class PayloadError(Exception):
     """Bytes that are not what they should be; `is_newer` if a newer version of this may know."""
 
     def __init__(self, message: str, *, is_newer: bool = False) -> None:
-        super().__init__(message)
+        super().__init__(message[:MAX_REASON])
         self.is_newer = is_newer
 
 
@@ -56,11 +58,7 @@ def decode_job(job_id: str, payload: bytes) -> Job:
 
     Raises: PayloadError says what is wrong with it.
     """
-    values = _object(payload)
-    version = values.get("version")
-    if version != VERSION:
-        is_newer = isinstance(version, int) and version > VERSION
-        raise PayloadError(f"payload version {version!r} is not {VERSION}", is_newer=is_newer)
+    values = _versioned(payload)
     try:
         return _job(job_id, values)
     except (KeyError, TypeError, ValueError) as error:
@@ -74,10 +72,8 @@ def _job(job_id: str, values: dict[str, Any]) -> Job:
             seed=_number(image["seed"], int, 0, 2**32 - 1),
             sampling=SamplingConfig.from_json(image["sampling"]),
         )
-        for image in values["images"]
+        for image in _few(values["images"])
     )
-    if not 1 <= len(images) <= MAX_IMAGES:
-        raise ValueError(f"{len(images)} images")
     return Job(
         id=job_id,
         images=images,
@@ -113,9 +109,9 @@ def decode_result(content: bytes) -> JobResult:
     Raises: PayloadError says what is wrong with it.
     """
     line, _, body = content.partition(b"\n")
-    header = _object(line)
+    header = _versioned(line)
     try:
-        lengths = [_number(length, int, 0, len(body)) for length in header["lengths"]]
+        lengths = [_number(length, int, 0, len(body)) for length in _few(header["lengths"])]
         names = ("queue_s", "generation_s", "decode_s", "encode_s", "device_s")
         given = {"device_s": 0.0, **header["timings"]}  # which older workers do not measure
         timings = {name: _number(given[name], float, -1e9, 1e9) for name in names}
@@ -123,8 +119,9 @@ def decode_result(content: bytes) -> JobResult:
         raise PayloadError(f"no result can be read: {error}") from None
     if sum(lengths) != len(body):
         raise PayloadError(f"a result of {sum(lengths)} bytes has {len(body)}")
-    ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
-    images = tuple(body[end - length : end] for end, length in zip(ends, lengths, strict=True))
+    images = tuple(
+        body[end - length : end] for end, length in zip(accumulate(lengths), lengths, strict=True)
+    )
     return JobResult(images=images, timings=JobTimings(**timings))
 
 
@@ -185,9 +182,26 @@ def _object(content: bytes) -> dict[str, Any]:
     return values
 
 
+def _versioned(content: bytes) -> dict[str, Any]:
+    values = _object(content)
+    version = values.get("version")
+    if version != VERSION or isinstance(version, bool):
+        is_newer = isinstance(version, int) and version > VERSION
+        raise PayloadError(f"payload version {version!r} is not {VERSION}", is_newer=is_newer)
+    return values
+
+
+def _few(values: Any) -> list[Any]:
+    """Return a list of what there is of each image, before anything is made of it."""
+    if not isinstance(values, list) or not 1 <= len(values) <= MAX_IMAGES:
+        raise ValueError(f"not a list of 1 to {MAX_IMAGES} images")
+    return values
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("not a text")
+    value.encode()  # half a surrogate pair is JSON, and no text: it could not be sent on
     return value
 
 
@@ -206,13 +220,13 @@ def _truth(value: Any) -> bool:
 def _numbers_by_name(value: Any) -> dict[str, float]:
     if not isinstance(value, dict):
         raise TypeError("not numbers by name")
-    return {name: _number(number, float, 0, 1e12) for name, number in value.items()}
+    return {_text(name): _number(number, float, 0, 1e12) for name, number in value.items()}
 
 
 def _text_by_name(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         raise TypeError("not texts by name")
-    return {name: _text(text) for name, text in value.items()}
+    return {_text(name): _text(text) for name, text in value.items()}
 
 
 def _number(value: Any, kind: type, least: float, most: float) -> Any:

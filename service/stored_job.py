@@ -91,7 +91,10 @@ class StoredJob:
             try:
                 result = decode_result(self.result)
             except PayloadError as error:
-                return JobOutcome(state=JobState.FAILED, error=str(error))
+                # A result in a newer format may be read by another API: it is worth asking again.
+                return JobOutcome(
+                    state=JobState.FAILED, error=str(error), is_retryable=error.is_newer
+                )
         return JobOutcome(
             state=self.state,
             result=result,
