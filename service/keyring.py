@@ -49,7 +49,7 @@ class Keyring:
 
         Raises: StartupError if they cannot be used.
         """
-        if settings.api_keys_file is None and settings.api_key_hashes is None:
+        if not settings.has_keys:
             return None
         fixed: list[ApiKey] = []
         if settings.api_key_hashes is not None:

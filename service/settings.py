@@ -29,7 +29,7 @@ API_SETTINGS = frozenset(
         "max_reproduce_bytes",
     }
     | {"api_keys_file", "api_key_hashes", "insecure_no_keys", "public_metrics"}
-    | {"requests_per_minute"}
+    | {"requests_per_minute", "public_url"}
 )
 
 
@@ -115,6 +115,11 @@ class Settings(BaseModel):
     max_timeout_s: float = Field(
         600.0, gt=0, allow_inf_nan=False, description="most time that a request may ask for"
     )
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
+        description="where clients reach this server, for links; left out, as the request names it",
+    )
     max_body_bytes: int = Field(65536, ge=1024, description="largest request body")
     max_reproduce_bytes: int = Field(
         4 * 1024 * 1024, ge=1024, description="largest PNG that is taken to be made again"
@@ -126,6 +131,11 @@ class Settings(BaseModel):
         "info", description="least severe level that is logged"
     )
     log_json: bool = Field(False, description="log one JSON object per line")
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether a key is needed, even if there is none yet."""
+        return self.api_keys_file is not None or self.api_key_hashes is not None
 
     @property
     def model_names(self) -> list[str]:

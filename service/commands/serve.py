@@ -52,7 +52,9 @@ def main(argv: Sequence[str]) -> int:
         infos = describe_models(settings)
         _greet(infos, url)
         service = bootstrap_api(settings, infos)
-        asyncio.run(serve(service, listener, lambda: _invite_to_queue(infos[0], url), metrics))
+        asyncio.run(
+            serve(service, listener, lambda: _invite_to_queue(infos[0], url, settings), metrics)
+        )
     return 0
 
 
@@ -77,7 +79,7 @@ def _serve_alone(
     assert service.worker is not None
     status = 0
     try:
-        asyncio.run(serve(service, listener, lambda: _invite(info, url), metrics))
+        asyncio.run(serve(service, listener, lambda: _invite(info, url, settings), metrics))
     except EngineLost:  # which the worker has logged
         status = 1
     if service.worker.thread.is_busy:
@@ -123,21 +125,23 @@ def _url(host: str, port: int) -> str:
     return f"http://{shown or (f'[{host}]' if ':' in host else host)}:{port}"
 
 
-def _invite(info: ModelInfo, url: str) -> None:
-    _say(f"Ready. Try:\n{_example(info, url)}")
+def _invite(info: ModelInfo, url: str, settings: Settings) -> None:
+    _say(f"Ready. Try:\n{_example(info, url, settings)}")
 
 
-def _invite_to_queue(info: ModelInfo, url: str) -> None:
+def _invite_to_queue(info: ModelInfo, url: str, settings: Settings) -> None:
     _say(
         f"Listening; {url}/readyz tells whether the queue answers and a worker is there.\n"
-        f"With `bar worker --redis-url … --model {info.name}`, try:\n{_example(info, url)}"
+        f"With `bar worker --redis-url … --model {info.name}`, try:\n"
+        f"{_example(info, url, settings)}"
     )
 
 
-def _example(info: ModelInfo, url: str) -> str:
+def _example(info: ModelInfo, url: str, settings: Settings) -> str:
     label = info.class_labels[min(7, len(info.class_labels) - 1)]
+    key = ' -H "authorization: Bearer $KEY"' if settings.has_keys else ""
     return (
-        f"  curl {url}/v1/generations -H 'content-type: application/json' \\\n"
+        f"  curl {url}/v1/generations -H 'content-type: application/json'{key} \\\n"
         f"    -H 'accept: image/png' -d '{{\"class_id\": {label.index}}}' -o image.png"
     )
 

@@ -68,6 +68,8 @@ def test_an_unknown_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -
     (["serve", "--model", "digit"], "bar serve: there is no model and no directory 'digit'"),
     (["serve", "--model", "."], "bar serve: . is no model directory: no config.json"),
     (["serve", "--port", "99999"], "bar serve: --port: Input should be less than or equal"),
+    (["serve", "--host", "0.0.0.0"], "bar serve: --host 0.0.0.0 lets other machines in"),
+    (["serve", "--api-keys-file", "none"], "bar serve: the API keys in none cannot be used"),
     (["generate", "--class", "1", "--output", "x.gif"], "bar generate: --output x.gif: "),
     (["generate", "--class", "1", "--model", "nope"], "bar generate: there is no model"),
 ])  # fmt: skip

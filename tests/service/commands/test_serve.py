@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -13,13 +14,14 @@ import pytest
 from PIL import Image
 
 from service.commands.generate import main as generate_main
+from tests.service.key_files import one_key
 
 
-@pytest.fixture
-def server(tiny_model_dir: Path) -> Iterator["subprocess.Popen[str]"]:
-    """A server of the tiny model on a free port."""
-    command = [sys.executable, "-m", "service", "serve", "--model", str(tiny_model_dir),
-               "--port", "0", "--num-slots", "4", "--threads", "1"]  # fmt: skip
+@contextmanager
+def serving(model: Path, *flags: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run a server of the tiny model on a free port."""
+    command = [sys.executable, "-m", "service", "serve", "--model", str(model),
+               "--port", "0", "--num-slots", "4", "--threads", "1", *flags]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -27,6 +29,13 @@ def server(tiny_model_dir: Path) -> Iterator["subprocess.Popen[str]"]:
         yield process
         if process.poll() is None:
             process.kill()
+
+
+@pytest.fixture
+def server(tiny_model_dir: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A server to which everybody on this machine has access."""
+    with serving(tiny_model_dir) as process:
+        yield process
 
 
 def read_start(server: "subprocess.Popen[str]") -> tuple[str, str]:
@@ -47,6 +56,18 @@ def test_the_printed_example_gives_an_image(
     subprocess.run(example.replace("curl", "curl -sS", 1), shell=True, cwd=tmp_path, check=True)
     with Image.open(tmp_path / "image.png") as image:
         assert (8, 8) == image.size
+
+
+def test_with_keys_the_printed_example_shows_one(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """It works with the key in $KEY, and not without."""
+    keys = tmp_path / "keys.json"
+    key = one_key(keys)
+    with serving(tiny_model_dir, "--api-keys-file", str(keys)) as server:
+        _, example = read_start(server)
+        for value, kind in (("", b'{"error"'), (key, b"\x89PNG")):
+            subprocess.run(example.replace("curl", "curl -sS", 1), shell=True, cwd=tmp_path,
+                           env={**os.environ, "KEY": value}, check=True)  # fmt: skip
+            assert (tmp_path / "image.png").read_bytes().startswith(kind)
 
 
 def test_server_and_command_line_make_the_same_image(
