@@ -1,84 +1,181 @@
 """From what the service knows to what its answers say: generations, models, classes.
 
-The last stop before the wire. `generation` runs in a thread: base64, hashes and text of a few
+The last stop before the wire. `generation_json` runs in a thread: base64, hashes and text of a few
 megabytes would hold up every other request on the event loop.
 """
 
 import base64
 import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from fastapi import Response
 
 from model.class_labels import ClassLabel
 from model.zoo import ModelInfo
+from service.event_stream import Event
 from service.images import MEDIA_TYPES
-from service.jobs import Job, JobResult, WorkerStatus
+from service.jobs import (
+    Job,
+    JobResult,
+    JobState,
+    JobView,
+    KnownJob,
+    PartialImage,
+    WorkerStatus,
+)
+from service.outcomes import content_of, failure_of
 from service.schemas import (
     ClassEntry,
+    ErrorDetail,
     GeneratedImage,
     Generation,
+    Links,
     ModelCard,
     ModelLimits,
     Numerics,
     SamplingDefaults,
+    Status,
     Timings,
 )
 from service.settings import Settings
 
+STATUSES: dict[JobState, Status] = {
+    JobState.QUEUED: "queued",
+    JobState.RUNNING: "running",
+    JobState.SUCCEEDED: "succeeded",
+    JobState.FAILED: "failed",
+    JobState.DEAD: "failed",  # how often it was tried is the operator's concern
+    JobState.CANCELLED: "cancelled",
+    JobState.EXPIRED: "expired",
+}
 
-def generation(
-    job: Job,
-    result: JobResult,
-    info: ModelInfo,
-    *,
-    created: int,
-    total_s: float,
-    metadata: dict[str, str],
-    warnings: list[str],
-) -> Generation:
-    """Describe a succeeded job, its images in base64."""
-    timings = result.timings
-    return Generation(
-        id=job.id,
-        created=created,
-        model=info.name,
-        model_revision=info.revision,
-        size=f"{info.tokenizer.image_size}x{info.tokenizer.image_size}",
-        output_format=job.output_format,
-        data=[
-            GeneratedImage(
+
+@dataclass(frozen=True)
+class Answering:
+    """How answers about one model's jobs are written, for a client that sees us at `base_url`."""
+
+    info: ModelInfo
+    base_url: str
+
+    def generation_json(self, known: KnownJob) -> bytes:
+        """Return `generation` as JSON text."""
+        return self.generation(known).model_dump_json().encode()
+
+    def generation(self, known: KnownJob) -> Generation:
+        """Describe a job, with its images if their result was asked for."""
+        job, view, size = known.job, known.view, self.info.tokenizer.image_size
+        result = view.outcome.result if view.outcome else None
+        return Generation(
+            id=job.id,
+            status=STATUSES[view.state],
+            created=int(job.created_at),
+            model=self.info.name,
+            model_revision=self.info.revision,
+            size=f"{size}x{size}",
+            output_format=job.output_format,
+            progress=1.0 if view.state is JobState.SUCCEEDED else view.share,
+            queue_position=view.queue_position,
+            eta_s=None if view.eta_s is None else round(view.eta_s, 3),
+            data=list(self._images(known, result)),
+            timings=_timings(known, result) if result else None,
+            gpu_seconds=round(result.timings.device_s, 6) if result else None,
+            error=_error(known),
+            links=self.links(job),
+            metadata=dict(job.metadata),
+            warnings=list(job.warnings),
+        )
+
+    def links(self, job: Job) -> Links:
+        """Return where a job can be asked for."""
+        here = f"{self.base_url}{path_of(job)}"
+        return Links(self=here, events=f"{here}/events", cancel=f"{here}/cancel")
+
+    def _images(self, known: KnownJob, result: JobResult | None) -> Iterator[GeneratedImage]:
+        job = known.job
+        has_url = known.view.state is JobState.SUCCEEDED and job.response_format == "url"
+        for index, request in enumerate(job.images):
+            content = result.images[index] if result else None
+            url = f"{self.base_url}{path_of(job)}/content?index={index}"
+            yield GeneratedImage(
                 index=index,
                 class_id=request.class_id,
-                class_name=info.class_labels[request.class_id].name,
+                class_name=self.info.class_labels[request.class_id].name,
                 seed=request.seed,
-                b64_json=base64.b64encode(image).decode(),
-                sha256=hashlib.sha256(image).hexdigest(),
+                b64_json=base64.b64encode(content).decode() if content and not has_url else None,
+                url=url if has_url else None,
+                sha256=hashlib.sha256(content).hexdigest() if content else None,
             )
-            for index, (request, image) in enumerate(zip(job.images, result.images, strict=True))
-        ],
-        timings=Timings(
-            queue_s=round(timings.queue_s, 6),
-            generation_s=round(timings.generation_s, 6),
-            decode_s=round(timings.decode_s, 6),
-            encode_s=round(timings.encode_s, 6),
-            total_s=round(total_s, 6),
-        ),
-        metadata=metadata,
-        warnings=warnings,
+
+    def image(self, known: KnownJob, index: int = 0) -> Response:
+        """Answer with the bytes of an image of a succeeded job; headers say what JSON would."""
+        job = known.job
+        headers = {
+            "X-Generation-Id": job.id,
+            "X-Model": self.info.name,
+            "X-Model-Revision": self.info.revision,
+            "X-Class-Id": str(job.images[index].class_id),
+            "X-Seed": str(job.images[index].seed),
+        }
+        content = content_of(known, index)
+        return Response(content, headers=headers, media_type=MEDIA_TYPES[job.output_format])
+
+
+class GenerationEvents:
+    """What our own clients are told of a job while it is made."""
+
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
+
+    def progress(self, job: Job, view: JobView) -> Event:
+        """Tell how far the job is."""
+        values = {
+            "id": job.id,
+            "status": STATUSES[view.state],
+            "progress": view.share,
+            "eta_s": None if view.eta_s is None else round(view.eta_s, 3),
+            "queue_position": view.queue_position,
+        }
+        return "progress", json.dumps(values).encode()
+
+    def partial(self, job: Job, partial: PartialImage, number: int) -> Event:  # noqa: ARG002
+        """Show what is drawn of an image."""
+        values = {
+            "index": partial.index,
+            "b64_json": base64.b64encode(partial.content).decode(),
+            "progress": partial.share,
+        }
+        return "partial_image", json.dumps(values).encode()
+
+    def completed(self, known: KnownJob) -> list[Event]:
+        """Answer as without events."""
+        return [("completed", self._answering.generation_json(known))]
+
+
+def path_of(job: Job) -> str:
+    """Return the path under which a job is found."""
+    return f"/v1/generations/{job.id}"
+
+
+def _timings(known: KnownJob, result: JobResult) -> Timings:
+    timings = result.timings
+    stages = timings.queue_s + timings.generation_s + timings.decode_s
+    total_s = known.ended_at - known.job.created_at if known.ended_at else stages
+    return Timings(
+        queue_s=round(timings.queue_s, 6),
+        generation_s=round(timings.generation_s, 6),
+        decode_s=round(timings.decode_s, 6),
+        encode_s=round(timings.encode_s, 6),
+        total_s=round(max(0.0, total_s), 6),
     )
 
 
-def image_response(job: Job, result: JobResult, info: ModelInfo) -> Response:
-    """Answer with the bytes of a job's only image; headers say what JSON would."""
-    (request,), (image,) = job.images, result.images
-    headers = {
-        "X-Generation-Id": job.id,
-        "X-Model": info.name,
-        "X-Model-Revision": info.revision,
-        "X-Class-Id": str(request.class_id),
-        "X-Seed": str(request.seed),
-    }
-    return Response(image, headers=headers, media_type=MEDIA_TYPES[job.output_format])
+def _error(known: KnownJob) -> ErrorDetail | None:
+    outcome = known.view.outcome
+    if outcome is None or outcome.state is JobState.SUCCEEDED:
+        return None
+    return ErrorDetail(**failure_of(known.job, outcome).envelope()["error"])
 
 
 def model_card(

@@ -1,148 +1,202 @@
 """Waits for a job on behalf of the client that asked for it, and gives it the outcome.
 
 The last part of a request's life in the API. A client waits for one answer, or is told of every
-change as a server-sent event. Either way its job ends with it: whoever leaves, by closing the
-connection or by running out of time, frees the slots.
+change as a server-sent event. A job that nobody can ask for again ends with its client: whoever
+leaves, by closing the connection or by running out of time, frees the slots.
 """
 
 import asyncio
-import base64
 import json
+import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 from starlette.types import Receive
 
-from service.errors import (
-    ClientDisconnected,
-    DeadlineExceeded,
-    Draining,
-    GenerationFailed,
-    QueueUnavailable,
-    ServiceError,
-    WorkerLost,
-)
-from service.event_stream import Emit, EventStream, disconnected
-from service.job_queue import JobQueue
-from service.jobs import Job, JobOutcome, JobResult, JobState, JobView, PartialImage
-from service.metrics import Metrics
+from service.errors import ClientDisconnected, NotFound, QueueUnavailable, ServiceError
+from service.event_stream import Emit, Event, EventStream, disconnected
+from service.intake import Intake, shutting_down
+from service.jobs import Job, JobOutcome, JobState, JobView, KnownJob, PartialImage
+from service.outcomes import result_of
+from service.served_models import ServedModel
 
-RETRY_ELSEWHERE_S = 1.0  # another replica takes over
 POLL_S = 1.0  # after which a waiting job's place in the queue is looked up again
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a client has been told of a job; the id of the last event that told it."""
+
+    version: int = -1
+    num_partials: int = 0
+
+    @classmethod
+    def read(cls, last_event_id: str | None) -> "Seen":
+        """Return what the client of a broken stream has seen; nothing if its id is not ours."""
+        match = re.fullmatch(r"(\d{1,9})-(\d{1,9})", last_event_id or "", re.ASCII)
+        return cls(int(match[1]), int(match[2])) if match else cls()
+
+    def __str__(self) -> str:
+        return f"{max(self.version, 0)}-{self.num_partials}"
+
+
+class Telling(Protocol):
+    """The words in which a kind of client is told of a job; data on one line."""
+
+    def progress(self, job: Job, view: JobView) -> Event | None:
+        """Tell how far a job is; None where such clients are not told."""
+
+    def partial(self, job: Job, partial: PartialImage, number: int) -> Event:
+        """Show the job's partial image of that number, from 0."""
+
+    def completed(self, known: KnownJob) -> Sequence[Event]:
+        """Hand over the result."""
 
 
 class Delivery:
-    """Gives clients what becomes of the jobs of one model."""
+    """Gives clients what becomes of one job; `is_kept` if it goes on when its client leaves."""
 
-    def __init__(self, model: str, queue: JobQueue, metrics: Metrics) -> None:
-        self._model = model
-        self._queue = queue
-        self._metrics = metrics
+    def __init__(self, served: ServedModel, intake: Intake, job: Job, *, is_kept: bool) -> None:
+        self._model = served.info.name
+        self._queue = served.queue
+        self._intake = intake
+        self._job = job
+        self._is_kept = is_kept
 
-    async def result(self, job: Job, receive: Receive) -> JobResult:
-        """Wait until the job has ended, its time is up or its client has gone.
+    async def result(self, receive: Receive) -> KnownJob:
+        """Wait until the job has succeeded, its time is up or its client has gone.
 
         Raises: a ServiceError that says why there is no result.
         """
-        async with self._until_end(job):
-            ended = asyncio.create_task(self._queue.wait(job.id))
-            gone = asyncio.create_task(disconnected(receive))
-            try:
-                await asyncio.wait(
-                    {ended, gone}, timeout=job.timeout_s, return_when=asyncio.FIRST_COMPLETED
-                )
-                if not ended.done() and gone.done():
-                    raise ClientDisconnected("the client has gone")
-                if not ended.done():
-                    await self._expire(job)
-                outcome = await ended
-            finally:
-                gone.cancel()
-                ended.cancel()
-        return _result_of(outcome, job)
+        async with self._until_end():
+            waiting = self._queue.wait(self._job.id)
+            outcome = await _unless_gone(receive, waiting, self._left_s())
+            if outcome is None:
+                await self._expire()
+                outcome = await self._queue.wait(self._job.id)
+        self._check_success(outcome)
+        return await self._ended(outcome)
 
-    def events(self, job: Job, render: Callable[[JobResult], bytes]) -> EventStream:
-        """Answer with the job's events; `render` makes the data of the last, on one line."""
+    async def within(self, receive: Receive, wait_s: float) -> KnownJob:
+        """Wait at most `wait_s` for the job's end; return how it is then.
+
+        Raises: NotFound if it is not kept any more.
+        """
+        job_id = self._job.id
+        with suppress(KeyError):
+            if wait_s > 0:
+                await _unless_gone(receive, self._queue.wait(job_id), wait_s)
+            if known := await self._queue.find(job_id):
+                return known
+        raise NotFound("there is no such generation; ended ones are kept for a while only")
+
+    def events(self, telling: Telling, seen: Seen) -> EventStream:
+        """Answer with the job's events since those `seen`, in the words of `telling`."""
 
         async def run(emit: Emit) -> None:
-            async with self._until_end(job):
-                outcome = await self._follow(job, emit)
             try:
-                result = _result_of(outcome, job)
+                async with self._until_end():
+                    outcome, last = await self._follow(telling, emit, seen)
+                self._check_success(outcome)
             except ServiceError as error:
-                await emit("error", json.dumps(error.envelope()).encode())
+                await emit(("error", json.dumps(error.envelope()).encode()), "")
             else:
-                await emit("completed", await asyncio.to_thread(render, result))
+                known = await self._ended(outcome)
+                for event in await asyncio.to_thread(telling.completed, known):
+                    await emit(event, str(last))
 
         return EventStream(run)
 
-    async def _follow(self, job: Job, emit: Emit) -> JobOutcome:
+    async def _follow(self, telling: Telling, emit: Emit, seen: Seen) -> tuple[JobOutcome, Seen]:
         """Tell of progress and partial images until the job has ended."""
-        expires_at = time.monotonic() + job.timeout_s
-        version, num_told, told = -1, 0, b""
+        told: Event | None = None
         while True:
-            left_s = expires_at - time.monotonic()
+            left_s = self._left_s()
             if left_s <= 0:
-                await self._expire(job)
-            view = await self._queue.follow(job.id, version, max(0.0, min(POLL_S, left_s)))
-            for partial in view.partials[num_told:]:
-                await emit("partial_image", await asyncio.to_thread(_partial_json, partial))
+                await self._expire()
+            view = await self._queue.follow(
+                self._job.id, seen.version, max(0.0, min(POLL_S, left_s))
+            )
+            for partial in view.partials[seen.num_partials :]:
+                event = await asyncio.to_thread(
+                    telling.partial, self._job, partial, seen.num_partials
+                )
+                seen = Seen(seen.version, seen.num_partials + 1)
+                await emit(event, str(seen))
+            seen = Seen(view.version, seen.num_partials)
             if view.outcome:
-                return view.outcome
-            version, num_told = view.version, len(view.partials)
-            if (progress := _progress_json(view)) != told:
-                await emit("progress", progress)
+                return view.outcome, seen
+            if (progress := telling.progress(self._job, view)) and progress != told:
+                await emit(progress, str(seen))
                 told = progress
 
-    async def _expire(self, job: Job) -> None:
-        if phase := await self._queue.expire(job.id):
-            self._metrics.count_cancellation(self._model, phase, "timeout")
+    def _left_s(self) -> float:
+        """Time left to the job; an earlier request's may have begun long ago."""
+        left_s = self._job.created_at + self._job.timeout_s - time.time()
+        return min(max(left_s, 0.0), self._job.timeout_s)
+
+    async def _expire(self) -> None:
+        if phase := await self._queue.expire(self._job.id):
+            self._count_cancellation(phase, "timeout")
 
     @asynccontextmanager
-    async def _until_end(self, job: Job) -> AsyncIterator[None]:
+    async def _until_end(self) -> AsyncIterator[None]:
         try:
             yield
+        except KeyError:
+            raise QueueUnavailable(
+                "the queue has lost this job; ask again", code="job_lost", retry_after_s=1.0
+            ) from None
         except BaseException:
             # Nobody waits any longer. While the queue is away, the job's own time ends it.
-            with suppress(QueueUnavailable):
-                if phase := await self._queue.cancel(job.id):
-                    self._metrics.count_cancellation(self._model, phase, "disconnect")
+            if not self._is_kept:
+                with suppress(QueueUnavailable):
+                    if phase := await self._queue.cancel(self._job.id):
+                        self._count_cancellation(phase, "disconnect")
             raise
         finally:
-            await self._queue.forget(job.id)
+            can_return = self._is_kept or self._job.response_format == "url"
+            await self._queue.forget(self._job.id, keeps_result=can_return)
+
+    def _check_success(self, outcome: JobOutcome) -> None:
+        if outcome.state is JobState.CANCELLED and self._intake.is_draining:
+            raise shutting_down()
+        result_of(self._job, outcome)
+
+    async def _ended(self, outcome: JobOutcome) -> KnownJob:
+        if self._is_kept and (known := await self._queue.find(self._job.id)):
+            return known  # it may have ended long ago
+        view = JobView(
+            version=0, state=outcome.state, share=1.0, eta_s=0.0, queue_position=None,
+            partials=(), outcome=outcome,
+        )  # fmt: skip
+        return KnownJob(job=self._job, view=view, started_at=None, ended_at=time.time())
+
+    def _count_cancellation(self, phase: JobState, cause: str) -> None:
+        self._intake.metrics.count_cancellation(self._model, phase, cause)
 
 
-def _result_of(outcome: JobOutcome, job: Job) -> JobResult:
-    """Return the result of a job that has ended, or raise the ServiceError that tells its client
-    why there is none."""
-    if outcome.result is not None:
-        return outcome.result
-    if outcome.state is JobState.EXPIRED:
-        raise DeadlineExceeded(f"the images were not made within {job.timeout_s:g} seconds")
-    if outcome.state is JobState.CANCELLED:  # by nobody else than a process that cannot finish it
-        raise Draining("this server is shutting down", retry_after_s=RETRY_ELSEWHERE_S)
-    if outcome.is_retryable:
-        raise WorkerLost(
-            "the worker ended while it made the images; try again", retry_after_s=RETRY_ELSEWHERE_S
-        )
-    raise GenerationFailed(f"the images could not be made; see the log for {job.id}")
+async def _unless_gone(
+    receive: Receive, waiting: Coroutine[Any, Any, T], timeout_s: float
+) -> T | None:
+    """Return what comes of `waiting`, None if it takes longer.
 
-
-def _progress_json(view: JobView) -> bytes:
-    values = {
-        "status": view.state,
-        "progress": view.share,
-        "eta_s": None if view.eta_s is None else round(view.eta_s, 3),
-        "queue_position": view.queue_position,
-    }
-    return json.dumps(values).encode()
-
-
-def _partial_json(partial: PartialImage) -> bytes:
-    values = {
-        "index": partial.index,
-        "b64_json": base64.b64encode(partial.content).decode(),
-        "progress": partial.share,
-    }
-    return json.dumps(values).encode()
+    Raises: ClientDisconnected as soon as the client has gone.
+    """
+    ended = asyncio.create_task(waiting)
+    gone = asyncio.create_task(disconnected(receive))
+    try:
+        await asyncio.wait({ended, gone}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
+            return ended.result()
+        if gone.done():
+            raise ClientDisconnected("the client has gone")
+        return None
+    finally:
+        gone.cancel()
+        ended.cancel()

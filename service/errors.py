@@ -10,6 +10,7 @@
         ├── NotFound             404  no such route, model or generation
         ├── MethodNotAllowed     405  the route exists, with other methods
         ├── NotAcceptable        406  no representation that the Accept header asks for
+        ├── Gone                 410  the generation was cancelled, or its result has expired
         ├── BodyTooLarge         413  counted as received
         ├── UnsupportedMediaType 415  the body is declared as something that the route does not read
         ├── IdempotencyMismatch  422  the key stands for another body
@@ -108,6 +109,10 @@ class NotAcceptable(ServiceError):
     code = "not_acceptable"
 
 
+class Gone(ServiceError):
+    code = "gone"
+
+
 class BodyTooLarge(ServiceError):
     code = "body_too_large"
 
@@ -167,6 +172,7 @@ STATUSES: dict[type[ServiceError], int] = {
     NotFound: 404,
     MethodNotAllowed: 405,
     NotAcceptable: 406,
+    Gone: 410,
     BodyTooLarge: 413,
     UnsupportedMediaType: 415,
     IdempotencyMismatch: 422,

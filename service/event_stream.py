@@ -8,13 +8,17 @@ streaming response notices that only when it next sends, or not at all, dependin
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 HEARTBEAT_S = 15.0  # proxies close connections that are quiet for longer, often 60 s
 
-Emit = Callable[[str, bytes], Awaitable[None]]  # name, data on one line
+RETRY_MS = 1000  # after which a client that lost the stream comes back
+
+Event = tuple[str, bytes]  # name, data on one line
+Emit = Callable[[Event, str], Awaitable[None]]  # the second is its id, "" for none
 
 
 class EventStream(Response):
@@ -37,7 +41,8 @@ class EventStream(Response):
         assert scope["type"] == "http"
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
-        running = asyncio.ensure_future(self._run(lambda name, data: self._emit(send, name, data)))
+        await self._send(send, b"retry: %d\n\n" % RETRY_MS)
+        running = asyncio.ensure_future(self._run(partial(self._emit, send)))
         beside = [asyncio.create_task(disconnected(receive)), asyncio.create_task(self._beat(send))]
         try:
             await asyncio.wait({running, *beside}, return_when=asyncio.FIRST_COMPLETED)
@@ -49,8 +54,10 @@ class EventStream(Response):
             running.result()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _emit(self, send: Send, name: str, data: bytes) -> None:
-        await self._send(send, b"event: %s\ndata: %s\n\n" % (name.encode(), data))
+    async def _emit(self, send: Send, event: Event, event_id: str) -> None:
+        name, data = event
+        line = f"id: {event_id}\n" if event_id else ""
+        await self._send(send, f"{line}event: {name}\ndata: ".encode() + data + b"\n\n")
 
     async def _beat(self, send: Send) -> None:
         """Send a comment, which clients ignore, whenever nothing else was sent for a while."""

@@ -5,14 +5,17 @@ our own and the OpenAI-compatible one, come through here, so that each rule of a
 place.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from service.errors import Draining, NotReady, ServiceError
+from service.errors import Draining, Gone, NotReady, QueueFull, ServiceError
 from service.jobs import Job
 from service.metrics import Metrics
+from service.queue_policy import backlog_s
+from service.schemas import GenerationRequest
 from service.served_models import ServedModel, ServedModels
 from service.settings import Settings
+from service.submission import Asking, idempotency_of, make_job
 
 RETRY_ELSEWHERE_S = 1.0  # another replica takes over
 RETRY_WHEN_LOADED_S = 2.0
@@ -25,28 +28,16 @@ class Intake:
         self.settings = settings
         self.models = models
         self.metrics = metrics
-        self._is_draining = False
+        self.is_draining = False
 
     def drain(self) -> None:
         """Refuse what comes from now on; what was accepted is answered."""
-        self._is_draining = True
+        self.is_draining = True
 
     def check_not_draining(self) -> None:
         """Raise Draining once the process is shutting down."""
-        if self._is_draining:
-            raise Draining("this server is shutting down", retry_after_s=RETRY_ELSEWHERE_S)
-
-    async def submit(self, served: ServedModel, make: Callable[[], Job]) -> Job:
-        """Queue the job that `make` makes of a request.
-
-        Raises: what `make` raises, Draining, NotReady and what the queue refuses with.
-        """
-        with self._counting_refusals(served.info.name):
-            job = make()
-            self.check_not_draining()
-            await self.check_has_worker(served)
-            await served.queue.admit(job)
-        return job
+        if self.is_draining:
+            raise shutting_down()
 
     async def check_has_worker(self, served: ServedModel) -> None:
         """Raise NotReady unless a worker takes jobs of the model."""
@@ -56,6 +47,41 @@ class Intake:
                 retry_after_s=RETRY_WHEN_LOADED_S,
             )
 
+    async def submit(self, served: ServedModel, body: GenerationRequest, asking: Asking) -> Job:
+        """Queue the job that a request asks for; return it, or the job of the request that this
+        one repeats.
+
+        Raises: InvalidRequest, Draining, NotReady and what the queue refuses with.
+        """
+        with self._counting_refusals(served.info.name):
+            job = make_job(body, served.info, self.settings, asking)
+            self.check_not_draining()
+            await self.check_has_worker(served)
+            if body.timeout_s is not None:
+                await self._check_deadline(served, job)
+            job_id = await served.queue.admit(
+                job, idempotency=idempotency_of(body, asking), is_awaited=asking.is_awaited
+            )
+        if asking.repeats_as is None:
+            return job
+        known = await served.queue.find(job_id, with_result=False)
+        if known is None:  # it ended, was answered and forgotten in this moment
+            raise Gone("the images were made, and are not kept any more", code="result_expired")
+        return known.job
+
+    async def _check_deadline(self, served: ServedModel, job: Job) -> None:
+        """Raise QueueFull if what waits already takes longer than the job may."""
+        stats = await served.queue.stats()
+        wait_s = backlog_s(stats.workers, stats.cost_waiting)
+        if job.lead_s <= 0 and wait_s is not None and wait_s > job.timeout_s:
+            raise QueueFull(
+                f"what waits takes {wait_s:.1f} seconds, and timeout_s allows for "
+                f"{job.timeout_s:g}: allow for more, or try again later",
+                param="timeout_s",
+                code="deadline_unreachable",
+                retry_after_s=wait_s - job.timeout_s,
+            )
+
     @contextmanager
     def _counting_refusals(self, model: str) -> Iterator[None]:
         try:
@@ -63,3 +89,8 @@ class Intake:
         except ServiceError as error:
             self.metrics.count_rejection(model, error.code)
             raise
+
+
+def shutting_down() -> Draining:
+    """Return the error that sends a client to another replica."""
+    return Draining("this server is shutting down", retry_after_s=RETRY_ELSEWHERE_S)

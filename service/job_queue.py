@@ -87,8 +87,9 @@ class JobQueue(Protocol):
     async def expire(self, job_id: str) -> JobState | None:
         """Stop `job_id`, whose time is up. Return as `cancel` does."""
 
-    async def forget(self, job_id: str) -> None:
-        """Keep an ended job, whose client was answered, only as long as a repeated request needs."""
+    async def forget(self, job_id: str, *, keeps_result: bool = False) -> None:
+        """Let nobody in this process wait for a job any longer; its client was answered, or left.
+        An ended one is kept only as long as a repeated request needs, unless `keeps_result`."""
 
     async def state(self, job_id: str) -> JobState | None:
         """Return the state of `job_id`, None if the queue does not know it (any more)."""

@@ -153,8 +153,9 @@ class MemoryJobQueue:
         self._book.end(record, JobOutcome(state=target))
         return state
 
-    async def forget(self, job_id: str) -> None:
-        self._archive.answered(job_id)
+    async def forget(self, job_id: str, *, keeps_result: bool = False) -> None:
+        if not keeps_result:
+            self._archive.answered(job_id)
 
     async def state(self, job_id: str) -> JobState | None:
         record = self._book.find(job_id)

@@ -200,9 +200,10 @@ class RedisJobQueue:
         self._watch.notify(job_id)
         return None if state is None or state.is_terminal else state
 
-    async def forget(self, job_id: str) -> None:
+    async def forget(self, job_id: str, *, keeps_result: bool = False) -> None:
         self._awaited.pop(job_id, None)
-        self._chores.add(self._scripts.forget(job_id))
+        if not keeps_result:
+            self._chores.add(self._scripts.forget(job_id))
 
     async def state(self, job_id: str) -> JobState | None:
         return await self._reader.state(job_id)

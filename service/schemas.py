@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from model.config import MAX_GUIDANCE_SCALE, MAX_SEED, MAX_TEMPERATURE, Order
-from service.jobs import OutputFormat, Priority
+from service.jobs import OutputFormat, Priority, ResponseFormat
 
 MAX_METADATA_ENTRIES = 16
 MAX_PARTIAL_IMAGES = 3
@@ -18,6 +18,7 @@ MAX_PARTIAL_IMAGES = 3
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 Bits = Annotated[int, Field(ge=1)]
+Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
 ClassIndex = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -69,8 +70,8 @@ class GenerationRequest(BaseModel):
     output_format: OutputFormat | None = Field(
         None, description="Image format; png if left out, or what an image Accept header says."
     )
-    response_format: Literal["b64_json"] = Field(
-        "b64_json", description="How a JSON answer carries images."
+    response_format: ResponseFormat = Field(
+        "b64_json", description="A JSON answer holds the images, or says where they are."
     )
     partial_images: int = Field(
         0,
@@ -83,7 +84,10 @@ class GenerationRequest(BaseModel):
         "normal", description="A lead over other jobs in the queue, which their age overcomes."
     )
     timeout_s: float | None = Field(
-        None, gt=0, description="Seconds after which the job is stopped and answered with 504."
+        None,
+        gt=0,
+        description="Seconds after which the job is stopped and answered with 504. Left out, it is "
+        "this server's default, or its most for a job that nobody waits for.",
     )
     metadata: dict[MetadataKey, MetadataValue] = Field(
         default_factory=dict,
@@ -108,14 +112,15 @@ class GenerationRequest(BaseModel):
 
 
 class GeneratedImage(BaseModel):
-    """One image of an answer."""
+    """One image of an answer; its content is there once the job has succeeded."""
 
     index: int
     class_id: int
     class_name: str
     seed: int = Field(description="The seed of this image: alone, with it, it comes out the same.")
-    b64_json: str = Field(description="The encoded image in base64.")
-    sha256: str = Field(description="Of the encoded image, in hexadecimal.")
+    b64_json: str | None = Field(None, description="The encoded image in base64.")
+    url: str | None = Field(None, description="Where the encoded image is.")
+    sha256: str | None = Field(None, description="Of the encoded image, in hexadecimal.")
 
 
 class Timings(BaseModel):
@@ -128,23 +133,47 @@ class Timings(BaseModel):
     total_s: float
 
 
+class Links(BaseModel):
+    """Where a job can be asked for, followed and stopped."""
+
+    self: str
+    events: str
+    cancel: str
+
+
 class Generation(BaseModel):
-    """A job that succeeded, and its images."""
+    """A job: how it is, and its images once it has succeeded."""
 
     model_config = ConfigDict(protected_namespaces=())
 
     id: str
     object: Literal["image.generation"] = "image.generation"
-    status: Literal["succeeded"] = "succeeded"
+    status: Status
     created: int = Field(description="Unix time of the request.")
     model: str
     model_revision: str
     size: str = Field(description="Width x height in pixels.")
     output_format: OutputFormat
+    progress: float = Field(description="Share of all its tokens that are drawn, 0 to 1; exact.")
+    queue_position: int | None = Field(description="1 is the next; null once it runs.")
+    eta_s: float | None = Field(description="Seconds left, from measured steps.")
     data: list[GeneratedImage]
-    timings: Timings
+    timings: Timings | None = Field(description="null until it has succeeded.")
+    gpu_seconds: float | None = Field(
+        description="The job's share of the device's time; of the CPU's where that is the device."
+    )
+    error: "ErrorDetail | None" = Field(description="Why there are no images.")
+    links: Links
     metadata: dict[str, str]
     warnings: list[str]
+
+
+class GenerationList(BaseModel):
+    """Jobs, the newest first, without their images' contents."""
+
+    object: Literal["list"] = "list"
+    data: list[Generation]
+    has_more: bool = Field(description="Older ones follow `after` the last.")
 
 
 class Reproduction(BaseModel):

@@ -1,12 +1,20 @@
-"""The models that an API serves: each has a queue of its own, and requests are routed by name."""
+"""The models that an API serves: each has a queue of its own, and requests are routed by name.
 
+Jobs are found by id alone, in whichever queue they are, and only by their owner: to anyone else
+they do not exist.
+"""
+
+import asyncio
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from model.zoo import ModelInfo
 from service.errors import NotFound
 from service.job_queue import JobQueue
-from service.jobs import WorkerStatus
+from service.jobs import JobState, KnownJob, WorkerStatus
+
+JOB_ID = r"^[A-Za-z0-9_-]{8,64}$"
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,19 @@ class ServedModel:
         """Return a worker that takes jobs of this model, None if there is none."""
         workers = await self.queue.workers()
         return next((worker for worker in workers if worker.phase == "ready"), None)
+
+
+@dataclass(frozen=True)
+class FoundJob:
+    """A job and the model that it is of."""
+
+    served: ServedModel
+    known: KnownJob
+
+    @property
+    def place(self) -> tuple[float, str]:
+        """Where it stands among its owner's jobs."""
+        return self.known.job.created_at, self.known.job.id
 
 
 class ServedModels:
@@ -51,3 +72,38 @@ class ServedModels:
                 code="model_not_found",
             )
         return self._models[name]
+
+    async def find_job(self, job_id: str, owner: str, *, with_result: bool = False) -> FoundJob:
+        """Return the job of that id, if it is the owner's.
+
+        Raises: NotFound, also if it is somebody else's.
+        """
+        if re.fullmatch(JOB_ID, job_id):
+            for served in self:
+                known = await served.queue.find(job_id, with_result=with_result)
+                if known and known.job.owner == owner:
+                    return FoundJob(served, known)
+        raise NotFound("there is no such generation; ended ones are kept for a while only")
+
+    async def jobs_of(
+        self, owner: str, state: JobState | None, after: str | None, limit: int
+    ) -> list[FoundJob]:
+        """Return the owner's jobs in `state`, None for any, older than the job `after`; the newest
+        first.
+
+        Raises: NotFound if there is no job `after`.
+        """
+        before = (await self.find_job(after, owner)).place if after else None
+        models = list(self)
+        pages = await asyncio.gather(
+            *(
+                served.queue.jobs_of(owner, state=state, before=before, limit=limit)
+                for served in models
+            )
+        )
+        found = [
+            FoundJob(served, known)
+            for served, page in zip(models, pages, strict=True)
+            for known in page
+        ]
+        return sorted(found, key=lambda job: job.place, reverse=True)[:limit]

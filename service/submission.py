@@ -5,57 +5,95 @@ Everything that determines the images is fixed here, the seeds included: what is
 complete, and the same wherever and whenever it runs.
 """
 
+import hashlib
 import secrets
+import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from model.class_labels import AmbiguousClassError, UnknownClassError
 from model.config import MAX_SEED, ImageRequest, SamplingConfig
 from model.zoo import ModelInfo
+from service.caller import NOBODY, Caller
 from service.errors import InvalidRequest
-from service.jobs import Job, OutputFormat, new_job_id
+from service.jobs import IdempotencyKey, Job, OutputFormat, new_job_id
 from service.schemas import GenerationRequest
 from service.settings import Settings
 
 
-def make_job(
-    body: GenerationRequest,
-    info: ModelInfo,
-    settings: Settings,
-    output_format: OutputFormat,
-    *,
-    with_partials: bool = False,
-) -> Job:
-    """Turn `body` into a job of `info`'s model; `with_partials` if its client can be shown any.
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """How a request came, beside its body: who asks, how the answer goes back, what repeats it."""
+
+    caller: Caller = NOBODY
+    output_format: OutputFormat | None = None  # that the answer must have; None leaves it open
+    is_awaited: bool = True  # a client waits for the images
+    is_single: bool = False  # the answer is one image's bytes
+    shows_partials: bool = False
+    idempotency_key: str | None = None
+    job_id: str | None = None  # made by the client, which repeats the request under it
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def repeats_as(self) -> str | None:
+        """What the client repeats the request by; None if every request is a new one."""
+        return self.job_id or self.idempotency_key
+
+
+def make_job(body: GenerationRequest, info: ModelInfo, settings: Settings, asking: Asking) -> Job:
+    """Turn `body` into a job of `info`'s model.
 
     Raises: InvalidRequest names the field that is wrong.
     """
     class_ids = [class_id for class_id in _class_ids(body, info) for _ in range(body.num_images)]
     _check_count(body, len(class_ids), settings.max_images)
+    output_format = asking.output_format or body.output_format or "png"
+    if asking.is_single:
+        _check_is_single(len(class_ids), output_format)
     sampling = _sampling(body, info)
-    seed = secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed
+    seed = _drawn_seed(asking) if body.seed is None else body.seed
     return Job(
-        id=new_job_id(),
+        id=asking.job_id or new_job_id(),
         images=tuple(
             ImageRequest(class_id=class_id, seed=(seed + i) % (MAX_SEED + 1), sampling=sampling)
             for i, class_id in enumerate(class_ids)
         ),
         num_steps=info.generator.num_tokens,
         output_format=output_format,
-        timeout_s=_timeout_s(body, settings),
+        timeout_s=_timeout_s(body, settings, asking),
         priority=body.priority,
-        partial_images=body.partial_images if with_partials else 0,
+        partial_images=body.partial_images if asking.shows_partials else 0,
+        owner=asking.caller.owner,
+        created_at=time.time(),
+        metadata=body.metadata,
+        warnings=asking.warnings,
+        response_format=body.response_format,
+        fingerprint=fingerprint(body, asking),
+        traceparent=asking.caller.traceparent,
     )
 
 
-def check_is_single(job: Job) -> None:
-    """Raise InvalidRequest unless the job has one image, which can be answered with raw bytes."""
-    if len(job.images) > 1:
-        raise InvalidRequest(
-            f"a raw {job.output_format} answer holds one image, and {len(job.images)} are asked "
-            "for: ask for one, or send Accept: application/json",
-            param="num_images",
-        )
+def idempotency_of(body: GenerationRequest, asking: Asking) -> IdempotencyKey | None:
+    """Return what the queue knows a repetition of the request by, None if there is no key."""
+    if asking.idempotency_key is None:
+        return None
+    key_hash = hashlib.sha256(asking.idempotency_key.encode()).hexdigest()
+    return IdempotencyKey(key_hash=key_hash, fingerprint=fingerprint(body, asking))
+
+
+def fingerprint(body: GenerationRequest, asking: Asking) -> str:
+    """Return what only the same request has again."""
+    said = body.model_dump_json(exclude_defaults=True)
+    return hashlib.sha256(f"{asking.output_format} {said}".encode()).hexdigest()
+
+
+def _drawn_seed(asking: Asking) -> int:
+    """Draw a seed. A request that can be repeated gets the same again, so that it gives the same
+    images even when nothing remembers the first."""
+    if asking.repeats_as is None:
+        return secrets.randbelow(MAX_SEED + 1)
+    digest = hashlib.sha256(f"seed of {asking.caller.owner} {asking.repeats_as}".encode()).digest()
+    return int.from_bytes(digest[:4])
 
 
 def _class_ids(body: GenerationRequest, info: ModelInfo) -> Sequence[int]:
@@ -78,6 +116,15 @@ def _check_count(body: GenerationRequest, count: int, max_images: int) -> None:
         )
 
 
+def _check_is_single(count: int, output_format: OutputFormat) -> None:
+    if count > 1:
+        raise InvalidRequest(
+            f"a raw {output_format} answer holds one image, and {count} are asked for: ask for "
+            "one, or send Accept: application/json",
+            param="num_images",
+        )
+
+
 def _sampling(body: GenerationRequest, info: ModelInfo) -> SamplingConfig:
     names = ("guidance_scale", "temperature", "unmask_schedule", "order")
     given = {name: value for name in names if (value := getattr(body, name)) is not None}
@@ -89,8 +136,10 @@ def _sampling(body: GenerationRequest, info: ModelInfo) -> SamplingConfig:
     return sampling
 
 
-def _timeout_s(body: GenerationRequest, settings: Settings) -> float:
-    timeout_s = body.timeout_s or settings.default_timeout_s
+def _timeout_s(body: GenerationRequest, settings: Settings, asking: Asking) -> float:
+    # Nobody grows tired of waiting for what is fetched later.
+    default_s = settings.default_timeout_s if asking.is_awaited else settings.max_timeout_s
+    timeout_s = body.timeout_s or default_s
     if timeout_s > settings.max_timeout_s:
         raise InvalidRequest(
             f"timeout_s must be at most {settings.max_timeout_s:g}, got {timeout_s:g}",

@@ -24,7 +24,7 @@ from service.jobs import Job, OutputFormat
 from service.provenance import Provenance
 from service.schemas import GenerationRequest
 from service.settings import Settings
-from service.submission import make_job
+from service.submission import Asking, make_job
 from service.validation import explain
 
 FORMATS: dict[str, OutputFormat] = {
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     settings = Settings.load({**flags, "max_images": values["num_images"]})
     info = find_model(settings)
     given = {name: value for name, value in values.items() if value is not None}
-    job = make_job(_request(given), info, settings, output_format)
+    job = make_job(_request(given), info, settings, Asking(output_format=output_format))
     images = draw(job, info, settings)
     for path, content in _files(output, job, images, info):
         write(path, content)

@@ -16,7 +16,7 @@ from service.images import contact_sheet, encode
 from service.provenance import Provenance
 from service.reproduction import Comparison, Original, compare
 from service.settings import Settings
-from service.submission import make_job
+from service.submission import Asking, make_job
 
 MATCHED, DIFFERS, CANNOT = 0, 1, 2
 SETTINGS = (*ENGINE_SETTINGS, "max_reproduce_bytes")
@@ -85,7 +85,7 @@ def _reproduce(
     """
     record = original.record
     allowing = settings.model_copy(update={"max_images": record.num_images})
-    job = make_job(original.request_to(info), info, allowing, "png")
+    job = make_job(original.request_to(info), info, allowing, Asking(output_format="png"))
     pixels = original.pixels_of(info)
     again = contact_sheet(draw(job, info, settings))
     if output is not None:

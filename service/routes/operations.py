@@ -7,7 +7,7 @@ from fastapi.responses import FileResponse, RedirectResponse
 
 from service import __version__
 from service.errors import NotReady
-from service.intake import Intake
+from service.intake import RETRY_WHEN_LOADED_S, Intake
 from service.metrics import CONTENT_TYPE
 from service.refusals import JsonRoute
 from service.schemas import Health, Version, error_responses
@@ -56,7 +56,7 @@ class OperationsRoutes:
     async def ready(self) -> Health:
         self._intake.check_not_draining()
         if self._health and (why_not := self._health.why_not_ready()):
-            raise NotReady(why_not)
+            raise NotReady(why_not, retry_after_s=RETRY_WHEN_LOADED_S)
         for served in self._models:
             await served.queue.workers()  # which says whether the queue answers
         return Health(status="ready")

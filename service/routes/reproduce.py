@@ -1,26 +1,25 @@
 """`/v1/reproduce`: an image that was made here, made again and compared."""
 
 import asyncio
-import time
-from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from model.zoo import ModelInfo
-from service.answers import generation, image_response
+from service.answers import Answering
+from service.caller import base_url_of, caller_of
 from service.delivery import Delivery
 from service.errors import InvalidRequest, UnsupportedMediaType
 from service.images import MEDIA_TYPES, Pixels
 from service.intake import Intake
-from service.jobs import Job, JobResult
+from service.jobs import KnownJob
 from service.negotiation import OFFERED as ALL_OFFERED
 from service.negotiation import Answer, choose_answer
+from service.outcomes import content_of
 from service.png_reader import read_png
 from service.provenance import PREFIX, REVISION
 from service.refusals import JsonRoute
 from service.reproduction import Original, compare
 from service.schemas import ReproducedGeneration, Reproduction, error_responses
-from service.submission import make_job
+from service.submission import Asking
 
 REPRODUCE = "/v1/reproduce"
 PNG_TYPE = MEDIA_TYPES["png"]
@@ -55,25 +54,25 @@ class ReproductionRoutes:
         The body is the PNG. The Accept header chooses the answer: JSON, or the new PNG with the
         verdict in the header `X-Pixels-Matched`.
         """
-        started = time.monotonic()
         answer = choose_answer(request.headers.get("accept"), "png", OFFERED)
         _check_type(request.headers.get("content-type", ""))
         original = await asyncio.to_thread(Original.read, await request.body())
         _check_is_single(original)
         served = self._intake.models.find(original.record.model)
-        info, settings = served.info, self._intake.settings
-        body = original.request_to(info)
-        pixels = await asyncio.to_thread(original.pixels_of, info)
-        job = await self._intake.submit(served, lambda: make_job(body, info, settings, "png"))
-        delivery = Delivery(info.name, served.queue, self._intake.metrics)
-        result = await delivery.result(job, request.receive)
-        verdict = await asyncio.to_thread(_verdict, original, pixels, result.images[0])
+        body = original.request_to(served.info)
+        pixels = await asyncio.to_thread(original.pixels_of, served.info)
+        asking = Asking(caller=caller_of(request), output_format="png", is_single=True)
+        job = await self._intake.submit(served, body, asking)
+        delivery = Delivery(served, self._intake, job, is_kept=False)
+        known = await delivery.result(request.receive)
+        answering = Answering(served.info, base_url_of(request, self._intake.settings))
+        verdict = await asyncio.to_thread(_verdict, original, pixels, content_of(known))
         if answer == "png":
-            response = image_response(job, result, info)
+            response = answering.image(known)
             response.headers["X-Pixels-Matched"] = str(verdict.matched).lower()
             return response
-        render = partial(_render, job, result, info, time.monotonic() - started, verdict)
-        return Response(await asyncio.to_thread(render), media_type=OFFERED["json"])
+        text = await asyncio.to_thread(_render, answering, known, verdict)
+        return Response(text, media_type=OFFERED["json"])
 
 
 def _check_type(declared: str) -> None:
@@ -108,18 +107,8 @@ def _verdict(original: Original, pixels: Pixels, content: bytes) -> Reproduction
     )
 
 
-def _render(
-    job: Job, result: JobResult, info: ModelInfo, total_s: float, verdict: Reproduction
-) -> bytes:
-    answered = generation(
-        job,
-        result,
-        info,
-        created=int(time.time()),
-        total_s=total_s,
-        metadata={},
-        warnings=[],
-    )
+def _render(answering: Answering, known: KnownJob, verdict: Reproduction) -> bytes:
+    answered = answering.generation(known)
     return ReproducedGeneration(**dict(answered), reproduction=verdict).model_dump_json().encode()
 
 

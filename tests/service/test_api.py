@@ -37,8 +37,12 @@ async def test_a_json_answer_holds_the_image_and_everything_to_make_it_again() -
             "class_name": "seven",
             "seed": 1234,
             "sha256": digest,
+            "url": None,
         } == image
-        assert body.pop("id").startswith("gen_")
+        job_id = body.pop("id")
+        assert job_id.startswith("gen_")
+        assert body.pop("links")["self"].endswith(f"/v1/generations/{job_id}")
+        assert body.pop("gpu_seconds") >= 0
         assert body.pop("created") > 1_700_000_000
         assert {"queue_s", "generation_s", "decode_s", "encode_s", "total_s"} == set(
             body.pop("timings")
@@ -50,6 +54,10 @@ async def test_a_json_answer_holds_the_image_and_everything_to_make_it_again() -
             "model_revision": fake_info().revision,
             "size": f"{IMAGE_SIZE}x{IMAGE_SIZE}",
             "output_format": "png",
+            "progress": 1.0,
+            "queue_position": None,
+            "eta_s": 0.0,
+            "error": None,
             "metadata": {"order": "A-1"},
             "warnings": [],
         } == body
@@ -188,13 +196,6 @@ async def test_a_draining_server_finishes_and_refuses() -> None:
         assert 200 == (await h.client.get("/livez")).status_code
         h.engine.gate.set()
         assert 200 == (await accepted).status_code
-
-
-async def test_an_asynchronous_preference_is_answered_with_a_warning() -> None:
-    """What has no effect is said in `warnings`."""
-    async with running() as h:
-        (warning,) = (await h.generate({"prefer": "respond-async"}, class_id=1)).json()["warnings"]
-        assert "respond-async" in warning
 
 
 async def test_models_are_listed_with_their_defaults_and_limits() -> None:

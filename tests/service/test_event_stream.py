@@ -37,15 +37,17 @@ class Client:
 
 
 async def test_events_are_named_lines() -> None:
-    """An event is its name, its data and an empty line, in an answer that nobody keeps or holds."""
+    """An event is its id, if any, its name, its data and an empty line; nobody keeps the answer."""
 
     async def run(emit: Emit) -> None:
-        await emit("progress", b'{"a": 1}')
-        await emit("completed", b"{}")
+        await emit(("progress", b'{"a": 1}'), "3-0")
+        await emit(("completed", b"{}"), "")
 
     client = Client()
     await EventStream(run)(SCOPE, client.receive, client.send)
-    assert b'event: progress\ndata: {"a": 1}\n\nevent: completed\ndata: {}\n\n' == client.text
+    assert (
+        b'retry: 1000\n\nid: 3-0\nevent: progress\ndata: {"a": 1}\n\nevent: completed\ndata: {}\n\n'
+    ) == client.text
     assert client.has_end
     headers = dict(client.messages[0]["headers"])
     assert b"text/event-stream; charset=utf-8" == headers[b"content-type"]
@@ -58,12 +60,12 @@ async def test_silence_is_broken_by_comments() -> None:
     client = Client()
 
     async def run(emit: Emit) -> None:
-        await emit("progress", b"{}")
+        await emit(("progress", b"{}"), "")
         while client.text.count(b":\n\n") < 3:  # noqa: ASYNC110 - a client has no event
             await asyncio.sleep(0.001)
 
     await EventStream(run, heartbeat_s=0.01)(SCOPE, client.receive, client.send)
-    assert b"event: progress\ndata: {}\n\n" + b":\n\n" * 3 == client.text
+    assert client.text.endswith(b"event: progress\ndata: {}\n\n" + b":\n\n" * 3)
 
 
 async def test_who_leaves_is_noticed_in_the_silence() -> None:

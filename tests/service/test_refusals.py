@@ -70,7 +70,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"class_id": 1, "tokens_allocation": "16"}, "tokens_allocation"),
     ({"class_id": 1, "order": "spiral"}, "order"),
     ({"class_id": 1, "output_format": "gif"}, "output_format"),
-    ({"class_id": 1, "response_format": "url"}, "response_format"),
+    ({"class_id": 1, "response_format": "gif"}, "response_format"),
     ({"class_id": 1, "timeout_s": 0}, "timeout_s"),
     ({"class_id": 1, "timeout_s": 601}, "timeout_s"),
     ({"class_id": 1, "timeout_s": NAN}, "timeout_s"),
@@ -161,7 +161,7 @@ async def test_another_model_is_404_with_the_served_one() -> None:
 @pytest.mark.parametrize(("method", "path", "status", "code"), [
     ("GET", "/nowhere", 404, "not_found"),
     ("POST", "/v1/generations/", 404, "not_found"),
-    ("GET", "/v1/generations", 405, "method_not_allowed"),
+    ("PATCH", "/v1/generations", 405, "method_not_allowed"),
     ("DELETE", "/v1/models", 405, "method_not_allowed"),
     ("GET", "/v1/classes?limit=0", 400, "invalid_value"),
     ("GET", "/v1/classes?limit=x", 400, "invalid_value"),

@@ -10,7 +10,7 @@ from service.images import contact_sheet, encode
 from service.provenance import Provenance
 from service.reproduction import Comparison, Original, compare
 from service.settings import Settings
-from service.submission import make_job
+from service.submission import Asking, make_job
 from tests.service.fakes import fake_info, fake_pixels
 from tests.service.harness import expected_png
 from tests.service.png_parts import with_text
@@ -23,7 +23,7 @@ PNG = expected_png(7, 42, guidance_scale=4.5, temperature=0.5, order="random")
 def test_the_request_asks_for_the_same_image() -> None:
     """Class, seed and every setting come from the PNG, none from the model's defaults."""
     original = Original.read(PNG)
-    job = make_job(original.request_to(INFO), INFO, SETTINGS, "png")
+    job = make_job(original.request_to(INFO), INFO, SETTINGS, Asking())
     assert [original.record.image] == list(job.images)
     assert (4.5, 0.5, "random") == (
         job.images[0].sampling.guidance_scale,
@@ -40,7 +40,7 @@ def test_a_contact_sheet_asks_for_all_its_images() -> None:
     sheet = contact_sheet(np.stack([fake_pixels(each) for each in images]))
     content = encode(sheet, "png", Provenance.of(INFO, image, 3).texts())
     original = Original.read(content)
-    assert images == list(make_job(original.request_to(INFO), INFO, SETTINGS, "png").images)
+    assert images == list(make_job(original.request_to(INFO), INFO, SETTINGS, Asking()).images)
     assert np.array_equal(sheet, original.pixels_of(INFO))
 
 

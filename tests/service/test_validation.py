@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from service.errors import InvalidRequest, NotFound, ServiceError
 from service.schemas import GenerationRequest
 from service.settings import Settings
-from service.submission import make_job
+from service.submission import Asking, make_job
 from service.validation import explain
 from tests.service.fakes import fake_info
 
@@ -42,7 +42,7 @@ def test_any_object_is_a_job_or_a_refusal(body: dict[str, Any]) -> None:
     settings = Settings.load({}, {})
     refusal: ServiceError | None = None
     try:
-        job = make_job(GenerationRequest.model_validate(body), fake_info(), settings, "png")
+        job = make_job(GenerationRequest.model_validate(body), fake_info(), settings, Asking())
     except ValidationError as error:
         problem = error.errors()[0]
         refusal = explain(problem, problem["loc"])

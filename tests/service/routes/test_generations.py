@@ -1,0 +1,291 @@
+"""Facts of `/v1/generations` for clients that come back: later answers, ids, lists, streams."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from service.jobs import JobState
+from tests.service.fakes import NUM_STEPS, FakeEngine
+from tests.service.harness import URL, Harness, error_of, expected_png, listening, running
+
+pytestmark = pytest.mark.anyio
+
+ASYNC = {"prefer": "respond-async"}
+EVENTS = {"accept": "text/event-stream"}
+MINE = "order-2026-0001"
+
+
+@asynccontextmanager
+async def held(**settings: Any) -> AsyncIterator[Harness]:
+    """Run a service of one slot whose engine stands still until `h.engine.gate` is set."""
+    async with running(FakeEngine(num_slots=1), **settings) as h:
+        h.engine.gate.clear()
+        yield h
+
+
+async def ended(h: Harness, path: str) -> dict[str, Any]:
+    """Wait for a generation's end; return what is then told of it."""
+    body: dict[str, Any] = (await h.client.get(path, params={"wait": 20})).json()
+    assert body["status"] not in ("queued", "running")
+    return body
+
+
+async def test_respond_async_is_accepted_and_fetched_later() -> None:
+    """202 says where the generation is; there it is queued, runs and then holds its images."""
+    async with held() as h:
+        reply = await h.generate(ASYNC, class_id=7, seed=3, metadata={"order": "A"})
+        assert (202, "respond-async") == (reply.status_code, reply.headers["preference-applied"])
+        path, body = reply.headers["location"], reply.json()
+        assert f"{URL}/{body['id']}" == path
+        assert [(7, 3, None, None)] == [
+            (d["class_id"], d["seed"], d["b64_json"], d["sha256"]) for d in body["data"]
+        ]
+        assert body["timings"] is None
+        assert {"self", "events", "cancel"} == set(body["links"])
+        await h.until(lambda s: s.jobs_running == 1)
+        waiting = await h.generate(ASYNC, class_id=1)
+        queued = (await h.client.get(waiting.headers["location"])).json()
+        assert ("queued", 1, 0.0) == (
+            queued["status"], queued["queue_position"], queued["progress"],
+        )  # fmt: skip
+        assert "running" == (await h.client.get(path)).json()["status"]
+        h.engine.gate.set()
+        done = await ended(h, path)
+    assert ("succeeded", 1.0, {"order": "A"}) == (
+        done["status"], done["progress"], done["metadata"],
+    )  # fmt: skip
+    digest = hashlib.sha256(expected_png(7, 3)).hexdigest()
+    assert digest == done["data"][0]["sha256"]
+    assert done["timings"]["total_s"] >= done["timings"]["generation_s"] > 0
+
+
+async def test_a_preferred_wait_ends_with_images_or_with_202() -> None:
+    """`wait=N` answers 200 if the images are made by then, and 202 if not."""
+    async with held() as h:
+        reply = await h.generate({"prefer": "wait=0"}, class_id=1)
+        assert (202, "wait=0") == (reply.status_code, reply.headers["preference-applied"])
+        h.engine.gate.set()
+        reply = await h.generate({"prefer": "respond-async, wait=20"}, class_id=1)
+        assert (200, "succeeded") == (reply.status_code, reply.json()["status"])
+        assert "location" not in reply.headers
+        raw = await h.generate({"prefer": "wait=20", "accept": "image/png"}, class_id=1, seed=5)
+        assert expected_png(1, 5) == raw.content
+
+
+async def test_content_is_the_image_and_never_changes() -> None:
+    """It has an ETag, may be kept for ever, and is not sent to those who have it."""
+    async with running() as h:
+        reply = await h.generate(class_id=2, num_images=2, seed=9, response_format="url")
+        data = reply.json()["data"]
+        assert [None, None] == [image["b64_json"] for image in data]
+        for index, image in enumerate(data):
+            content = await h.client.get(image["url"])
+            assert expected_png(2, 9 + index) == content.content
+            assert image["sha256"] == content.headers["etag"].strip('"')
+            assert "immutable" in content.headers["cache-control"]
+            assert "image/png" == content.headers["content-type"]
+            assert str(9 + index) == content.headers["x-seed"]
+        have = {"if-none-match": f'"x", W/{content.headers["etag"]}'}
+        again = await h.client.get(image["url"], headers=have)
+        assert (304, b"") == (again.status_code, again.content)
+        missing = await h.client.get(reply.json()["links"]["self"] + "/content?index=2")
+        assert (404, "not_found") == (missing.status_code, error_of(missing)["code"])
+
+
+async def test_links_begin_where_clients_reach_the_server() -> None:
+    """A public URL that is configured wins over the address of the request."""
+    async with running(public_url="https://images.example/bar/") as h:
+        body = (await h.generate(class_id=2, response_format="url")).json()
+        assert body["data"][0]["url"].startswith(f"https://images.example/bar{URL}/{body['id']}/")
+
+
+async def test_content_of_what_has_not_ended_is_not_found() -> None:
+    """There is no image yet, and the answer says when to come again."""
+    async with held() as h:
+        path = (await h.generate(ASYNC, class_id=1)).headers["location"]
+        reply = await h.client.get(f"{path}/content")
+        assert (404, "not_ended") == (reply.status_code, error_of(reply)["code"])
+
+
+async def test_cancelling_stops_a_generation_for_good() -> None:
+    """202 the first time, 200 from then on; the slot is free and the content is gone."""
+    async with held() as h:
+        path = (await h.generate(ASYNC, class_id=1)).headers["location"]
+        await h.until(lambda s: s.jobs_running == 1)
+        reply = await h.client.post(f"{path}/cancel")
+        assert (202, "cancelled") == (reply.status_code, reply.json()["status"])
+        assert "cancelled" == reply.json()["error"]["code"]
+        assert 200 == (await h.client.delete(path)).status_code
+        content = await h.client.get(f"{path}/content")
+        assert (410, "cancelled") == (content.status_code, error_of(content)["code"])
+        h.engine.gate.set()
+        await h.until(lambda s: s.workers[0].free_slots == 1)
+        assert 404 == (await h.client.delete(f"{URL}/gen_{'0' * 24}")).status_code
+
+
+async def test_who_waits_for_a_cancelled_generation_is_told() -> None:
+    """A generation that another request cancels is 410, which no client tries again."""
+    async with held() as h:
+        waiting = asyncio.create_task(h.client.put(f"{URL}/{MINE}", json={"class_id": 1}))
+        await h.until(lambda s: s.jobs_running == 1)
+        assert 202 == (await h.client.delete(f"{URL}/{MINE}")).status_code
+        reply = await waiting
+        assert (410, "cancelled") == (reply.status_code, error_of(reply)["code"])
+
+
+async def test_put_makes_a_generation_once() -> None:
+    """The same request under the same id attaches to it; another request is refused."""
+    async with held() as h:
+        body = {"class_id": 3}
+        tasks = [asyncio.create_task(h.client.put(f"{URL}/{MINE}", json=body)) for _ in range(3)]
+        await h.until(lambda s: s.jobs_running == 1)
+        other = await h.client.put(f"{URL}/{MINE}", json={"class_id": 4})
+        assert (422, "idempotency_mismatch") == (other.status_code, error_of(other)["code"])
+        h.engine.gate.set()
+        replies = [reply.json() for reply in await asyncio.gather(*tasks)]
+        assert [MINE] * 3 == [reply["id"] for reply in replies]
+        assert 1 == len({reply["data"][0]["sha256"] for reply in replies})
+        assert 1 == (await h.queue.stats()).num_accepted
+        later = (await h.client.put(f"{URL}/{MINE}", json=body)).json()
+        assert replies[0]["data"] == later["data"]
+        assert 1 == (await h.queue.stats()).num_accepted
+
+
+@pytest.mark.parametrize("job_id", ["short", "has space in it", "x" * 65, "semi;colon;;"])
+async def test_an_id_has_a_pattern(job_id: str) -> None:
+    """An id of other characters, too short or too long, is refused; nothing is found under it."""
+    async with running() as h:
+        reply = await h.client.put(f"{URL}/{job_id}", json={"class_id": 1})
+        assert (400, "job_id") == (reply.status_code, error_of(reply)["param"])
+        assert 404 == (await h.client.get(f"{URL}/{job_id}")).status_code
+
+
+async def test_an_idempotency_key_makes_a_repeated_request_the_same() -> None:
+    """The images are made once; another body under the key is refused."""
+    async with running() as h:
+        key = {"idempotency-key": "order-1"}
+        replies = [(await h.generate(key, class_id=3)).json() for _ in range(2)]
+        assert replies[0]["data"] == replies[1]["data"]
+        assert replies[0]["id"] == replies[1]["id"]
+        assert 1 == (await h.queue.stats()).num_accepted
+        other = await h.generate(key, class_id=4)
+        assert (422, "idempotency_mismatch") == (other.status_code, error_of(other)["code"])
+
+
+@pytest.mark.parametrize("key", ["", "has space", "x" * 256])
+async def test_a_bad_idempotency_key_is_refused(key: str) -> None:
+    """Keys are visible ASCII of at most 255 characters."""
+    async with running() as h:
+        reply = await h.generate({"idempotency-key": key}, class_id=3)
+        assert (400, "idempotency-key") == (reply.status_code, error_of(reply)["param"])
+
+
+async def test_a_repeatable_request_survives_its_client() -> None:
+    """Without a key a client that leaves cancels its job; with one, the job goes on."""
+    async with listening(FakeEngine(num_slots=2)) as h:
+        h.engine.gate.clear()
+        with pytest.raises(httpx.ReadTimeout):
+            await h.client.post(URL, json={"class_id": 1}, timeout=0.3)
+        with pytest.raises(httpx.ReadTimeout):
+            await h.client.put(f"{URL}/{MINE}", json={"class_id": 2, "seed": 4}, timeout=0.3)
+        await h.until(lambda s: s.num_ended[JobState.CANCELLED] == 1)
+        h.engine.gate.set()
+        assert "succeeded" == (await ended(h, f"{URL}/{MINE}"))["status"]
+
+
+async def test_generations_are_listed_the_newest_first() -> None:
+    """They can be filtered by state and read page by page; images' contents are left out."""
+    async with running() as h:
+        ids = [(await h.generate(ASYNC, class_id=n)).json()["id"] for n in range(5)]
+        for job_id in ids:
+            await ended(h, f"{URL}/{job_id}")
+        page = (await h.client.get(URL, params={"limit": 2})).json()
+        assert ("list", True) == (page["object"], page["has_more"])
+        assert ids[:-3:-1] == [job["id"] for job in page["data"]]
+        assert [None] == [image["b64_json"] for image in page["data"][0]["data"]]
+        rest = (await h.client.get(URL, params={"after": ids[3]})).json()
+        assert (ids[2::-1], False) == ([job["id"] for job in rest["data"]], rest["has_more"])
+        none = (await h.client.get(URL, params={"status": "failed"})).json()
+        assert [] == none["data"]
+        assert 404 == (await h.client.get(URL, params={"after": "gen_nothing"})).status_code
+
+
+async def test_a_failed_generation_says_why() -> None:
+    """Its state is told with the error that a waiting client would have had."""
+
+    def explode() -> None:
+        raise RuntimeError("secret detail")
+
+    async with running() as h:
+        h.engine.fault = explode
+        path = (await h.generate(ASYNC, class_id=1)).headers["location"]
+        body = await ended(h, path)
+        assert ("failed", "generation_failed") == (body["status"], body["error"]["code"])
+        assert "secret" not in json.dumps(body)
+        assert [body["id"]] == [
+            job["id"] for job in (await h.client.get(f"{URL}?status=failed")).json()["data"]
+        ]
+
+
+async def test_a_result_that_has_expired_is_gone() -> None:
+    """The record outlives the images: 410, and the state is still told."""
+    async with listening(result_ttl_s=1) as h:
+        path = (await h.generate(ASYNC, class_id=1)).headers["location"]
+        await ended(h, path)
+        while (reply := await h.client.get(f"{path}/content")).status_code == 200:
+            await h.client.get(path, params={"wait": 0})
+        assert (410, "result_expired") == (reply.status_code, error_of(reply)["code"])
+
+
+def ids_of(text: str) -> list[str]:
+    """Return the ids of a stream's events."""
+    return [line.removeprefix("id: ") for line in text.splitlines() if line.startswith("id: ")]
+
+
+async def test_a_stream_goes_on_where_it_broke() -> None:
+    """With the id of the last event that arrived, what was seen is not told again."""
+    async with running(FakeEngine(num_slots=1)) as h:
+        body = {"class_id": 1, "partial_images": 3}
+        path = (await h.generate(ASYNC, **body)).headers["location"]
+        await ended(h, path)
+        whole = (await h.client.get(f"{path}/events")).text
+        assert 3 == whole.count("event: partial_image")
+        assert 1 == whole.count("event: completed")
+        seen = ids_of(whole)[1]
+        rest = (await h.client.get(f"{path}/events", headers={"last-event-id": seen})).text
+        assert 1 == rest.count("event: partial_image")
+        assert 1 == rest.count("event: completed")
+        odd = (await h.client.get(f"{path}/events", headers={"last-event-id": "what"})).text
+        assert whole.count("\nevent: ") == odd.count("\nevent: ")
+
+
+async def test_leaving_a_watched_stream_does_not_stop_it() -> None:
+    """Events of a generation may be watched by anyone of its owner, and left."""
+    async with listening(FakeEngine(num_slots=1)) as h:
+        h.engine.gate.clear()
+        path = (await h.generate(ASYNC, class_id=1)).headers["location"]
+        async with h.client.stream("GET", f"{path}/events") as reply:
+            lines = reply.aiter_lines()
+            while await anext(lines) != "event: progress":
+                pass
+        h.engine.gate.set()
+        assert "succeeded" == (await ended(h, path))["status"]
+
+
+async def test_a_deadline_that_cannot_be_met_is_429() -> None:
+    """What waits takes longer than the request allows for: it is refused at once."""
+    async with running(FakeEngine(num_slots=1, step_s=0.05)) as h:
+        await h.generate(class_id=1)
+        waiting = [(await h.generate(ASYNC, class_id=1)) for _ in range(3)]
+        assert [202] * 3 == [reply.status_code for reply in waiting]
+        reply = await h.generate(class_id=1, timeout_s=0.05 * NUM_STEPS / 2)
+        assert (429, "deadline_unreachable") == (reply.status_code, error_of(reply)["code"])
+        assert 1 <= int(reply.headers["retry-after"])
+        for accepted in waiting:
+            await h.client.delete(accepted.headers["location"])
