@@ -33,6 +33,11 @@ METRICS = "/metrics"
 HOW = "send one as Authorization: Bearer KEY, or as X-API-Key: KEY"
 
 
+def is_open(path: str) -> bool:
+    """Say whether `path` needs no key, letter by letter."""
+    return path in OPEN or path.startswith(OPEN_FOLDERS)
+
+
 def check_exposure(settings: Settings, keyring: Keyring | None) -> None:
     """Raise StartupError if the settings open the service to a network without keys."""
     if keyring is None and not settings.insecure_no_keys and not _is_loopback(settings.host):
@@ -53,7 +58,7 @@ class Authentication:
         self, app: ASGIApp, settings: Settings, keyring: Keyring | None, metrics: Metrics
     ) -> None:
         self._app, self._keyring, self._metrics = app, keyring, metrics
-        self._has_open_metrics = settings.public_metrics
+        self._has_public_metrics = settings.public_metrics
         self._is_for_this_machine = keyring is None and not settings.insecure_no_keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,7 +68,7 @@ class Authentication:
             return
         key = None
         try:
-            if not self._is_open(scope["path"]):
+            if not (is_open(scope["path"]) or self._is_public(scope["path"])):
                 key = self._check(Headers(scope=scope))
         except ServiceError as error:
             await self._refuse(error, scope, receive, send)
@@ -72,10 +77,8 @@ class Authentication:
         state["api_key"], state["owner"] = key, key.name if key else ANYONE
         await self._app(scope, receive, send)
 
-    def _is_open(self, path: str) -> bool:
-        if path == METRICS:
-            return self._has_open_metrics
-        return path in OPEN or path.startswith(OPEN_FOLDERS)
+    def _is_public(self, path: str) -> bool:
+        return path == METRICS and self._has_public_metrics
 
     def _check(self, headers: Headers) -> ApiKey | None:
         """Return the key that came; None where none is needed. Raises: Unauthorized, Forbidden."""

@@ -4,17 +4,40 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from service.auth import is_open
+
+KEYS: dict[str, dict[str, str]] = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, made by `bar keys`.",
+    },
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same."},
+}
+REFUSALS = {"401": "No key, one that is not known, or one that has expired", "403": "Forbidden"}
+ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+
 
 class Application(FastAPI):
-    """FastAPI without the 422 answers that it documents: invalid requests are answered with 400."""
+    """FastAPI without the 422 answers that it documents: invalid requests are answered with 400;
+    and with the keys that its routes need where there are any."""
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document, made once."""
         if self.openapi_schema is None:
             document = super().openapi()
-            for path in document["paths"].values():
-                for operation in path.values():
+            for path, operations in document["paths"].items():
+                for operation in operations.values():
                     operation["responses"].pop("422", None)
+                    if not is_open(path):
+                        _need_key(operation)
             for schema in ("HTTPValidationError", "ValidationError"):
                 document["components"]["schemas"].pop(schema, None)
+            document["components"]["securitySchemes"] = KEYS
         return super().openapi()
+
+
+def _need_key(operation: dict[str, Any]) -> None:
+    operation["security"] = [{name: []} for name in KEYS]
+    answers = {status: {"description": text, "content": ERROR} for status, text in REFUSALS.items()}
+    operation["responses"] = dict(sorted({**operation["responses"], **answers}.items()))

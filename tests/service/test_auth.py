@@ -178,6 +178,11 @@ async def test_what_needs_no_key_is_exactly_this(path: Path) -> None:
     assert OPEN - {"/openapi.json"} <= {*answers, *unlisted}
     for pattern, reply in {**answers, **unlisted}.items():
         assert (401 != reply.status_code) == (pattern in OPEN), pattern
+    for pattern, operations in routes.items():
+        for operation in operations.values():
+            says_so = [operation.get("security"), "401" in operation["responses"]]
+            needed = [{"bearer": []}, {"header": []}]
+            assert says_so == ([None, False] if pattern in OPEN else [needed, True]), pattern
 
 
 @pytest.mark.parametrize("target", [
