@@ -27,6 +27,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("training.commands.train", "train a model: bar train digits"),
     "evaluate": ("training.commands.evaluate", "measure a model: bar evaluate digits"),
 }
+NO_TORCH = (
+    "torch is not installed here, as in the image of the API: use the image of a worker, or "
+    "install torch; `bar serve --redis-url` answers beside workers and needs none"
+)
 EXIT_INTERRUPTED = 130  # what shells report after Ctrl-C
 
 
@@ -47,6 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(command.main(rest))
     except (BarError, CheckpointError) as error:
         print(f"bar {name}: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        print(f"bar {name}: {NO_TORCH}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

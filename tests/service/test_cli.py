@@ -94,3 +94,17 @@ def test_a_mistyped_variable_is_one_line_too() -> None:
     done = run("models", BAR_CACHEDIR="x")
     assert (1, "") == (done.returncode, done.stdout)
     assert done.stderr.startswith("bar models: no setting is named BAR_CACHEDIR; the nearest is")
+
+
+@pytest.mark.parametrize("arguments", [["generate", "--class", "3"], ["serve", "--port", "0"]])
+def test_no_torch_is_one_line(arguments: list[str]) -> None:
+    """Where torch is not installed, as beside the API, a command says so and what to do."""
+    script = (
+        "import sys; sys.modules['torch'] = None; from service.cli import main;"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert 1 == done.returncode
+    assert "Traceback" not in done.stderr
+    assert f"bar {arguments[0]}: torch is not installed here" in done.stderr.splitlines()[-1]
