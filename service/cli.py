@@ -46,9 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"bar: no command {name!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    return _run(name, rest)
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
     try:
         command = importlib.import_module(COMMANDS[name][0])
-        return int(command.main(rest))
+        return int(command.main(arguments))
     except (BarError, CheckpointError) as error:
         print(f"bar {name}: {error}", file=sys.stderr)
         return 1
