@@ -30,22 +30,29 @@ GAP = 2  # pixels between the images of a contact sheet
 Pixels = NDArray[np.uint8]  # (h, w, 3)
 
 
-def encode(pixels: Pixels, output_format: OutputFormat, texts: Mapping[str, str]) -> bytes:
-    """Encode one image, uint8 (h, w, 3); `texts`, by keyword, become text chunks of a PNG.
+def encode(
+    pixels: Pixels,
+    output_format: OutputFormat,
+    texts: Mapping[str, str],
+    quality: int | None = None,
+) -> bytes:
+    """Encode one image, uint8 (h, w, 3); `texts`, by keyword, become text chunks of a PNG, and
+    `quality`, 0 to 100, is that of the others.
 
     The same pixels and texts give the same bytes.
     """
     buffer = io.BytesIO()
     image = Image.fromarray(pixels)
+    quality = LOSSY_QUALITY if quality is None else quality
     if output_format == "png":
         chunks = PngInfo()
         for keyword, text in texts.items():
             chunks.add_text(keyword, text)
         image.save(buffer, "PNG", pnginfo=chunks, compress_level=1, compress_type=zlib.Z_RLE)
     elif output_format == "jpeg":
-        image.save(buffer, "JPEG", quality=LOSSY_QUALITY, subsampling=0)
+        image.save(buffer, "JPEG", quality=quality, subsampling=0)
     else:
-        image.save(buffer, "WEBP", quality=LOSSY_QUALITY, method=2)
+        image.save(buffer, "WEBP", quality=quality, method=2)
     return buffer.getvalue()
 
 

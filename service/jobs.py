@@ -65,6 +65,7 @@ class Job:
     created_at: float = 0.0  # seconds since 1970 at which it was asked for
     metadata: Mapping[str, str] = field(default_factory=dict)  # the client's own
     warnings: tuple[str, ...] = ()  # what was asked for and has no effect
+    output_compression: int | None = None  # quality of jpeg and webp, 0 to 100
     response_format: ResponseFormat = "b64_json"
     fingerprint: str = ""  # of a request that may be repeated: under the same id only the same
     traceparent: str = ""  # of the request, as in W3C trace context; "" without one

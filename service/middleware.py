@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BodyTooLarge, ServiceError
+from service.errors import BodyTooLarge, GenerationFailed, ServiceError
 from service.metrics import Metrics, endpoint_of
 
 logger = logging.getLogger("bar.http")
@@ -25,6 +25,8 @@ def error_response(error: ServiceError) -> JSONResponse:
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, GenerationFailed):  # it would fail again; clients retry any other 5xx
+        headers["X-Should-Retry"] = "false"
     return JSONResponse(error.envelope(), error.status, headers)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from service.images import Pixels, encode
-from service.jobs import Claim, JobResult, JobTimings, OutputFormat
+from service.jobs import Claim, Job, JobResult, JobTimings
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,10 @@ class Encoded:
     seconds: float
 
 
-def encode_image(
-    pixels: Callable[[], Pixels], output_format: OutputFormat, texts: Mapping[str, str]
-) -> Encoded:
-    """Wait for an image's pixels and encode them."""
+def encode_image(pixels: Callable[[], Pixels], job: Job, texts: Mapping[str, str]) -> Encoded:
+    """Wait for an image's pixels and encode them as the job asks."""
     image, started = pixels(), time.monotonic()
-    content = encode(image, output_format, texts)
+    content = encode(image, job.output_format, texts, job.output_compression)
     return Encoded(content, pixels_at=started, seconds=time.monotonic() - started)
 
 

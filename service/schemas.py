@@ -20,6 +20,12 @@ MetadataValue = Annotated[str, Field(max_length=512)]
 Bits = Annotated[int, Field(ge=1)]
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
 ClassIndex = Annotated[int, Field(ge=0, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+GuidanceScale = Annotated[float, Field(ge=1, le=MAX_GUIDANCE_SCALE)]
+Temperature = Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)]
+UnmaskSchedule = Annotated[list[Bits], Field(min_length=1)]
+Compression = Annotated[int, Field(ge=0, le=100)]
+PartialImages = Annotated[int, Field(ge=0, le=MAX_PARTIAL_IMAGES)]
 
 
 class GenerationRequest(BaseModel):
@@ -41,25 +47,20 @@ class GenerationRequest(BaseModel):
         None, min_length=1, description="Indices of several classes; num_images of each are made."
     )
     num_images: int = Field(1, ge=1, description="Images, of each class.")
-    seed: int | None = Field(
+    seed: Seed | None = Field(
         None,
-        ge=0,
-        le=MAX_SEED,
         description="Image i has seed (seed + i) mod 2^32. Drawn and returned if left out.",
     )
-    guidance_scale: float | None = Field(
-        None, ge=1, le=MAX_GUIDANCE_SCALE, description="The model's default if left out."
+    guidance_scale: GuidanceScale | None = Field(
+        None, description="The model's default if left out."
     )
-    temperature: float | None = Field(
+    temperature: Temperature | None = Field(
         None,
-        ge=0,
-        le=MAX_TEMPERATURE,
         validation_alias=AliasChoices("temperature", "randomize_temperature"),
         description="The model's default if left out. Also taken as `randomize_temperature`.",
     )
-    unmask_schedule: list[Bits] | None = Field(
+    unmask_schedule: UnmaskSchedule | None = Field(
         None,
-        min_length=1,
         validation_alias=AliasChoices("unmask_schedule", "tokens_allocation"),
         description="Bits revealed in each round: not decreasing, summing to the model's bits per "
         "token. The model's default if left out. Also taken as `tokens_allocation`.",
@@ -73,12 +74,13 @@ class GenerationRequest(BaseModel):
     response_format: ResponseFormat = Field(
         "b64_json", description="A JSON answer holds the images, or says where they are."
     )
-    partial_images: int = Field(
+    output_compression: Compression | None = Field(
+        None, description="Quality of jpeg and webp, 0 to 100; 92 if left out. png is lossless."
+    )
+    partial_images: PartialImages = Field(
         0,
-        ge=0,
-        le=MAX_PARTIAL_IMAGES,
-        description="Previews of each image, evenly spaced in its progress; with "
-        "`Accept: text/event-stream` only.",
+        description="Previews of each image, evenly spaced in its progress; they are shown as "
+        "server-sent events.",
     )
     priority: Priority = Field(
         "normal", description="A lead over other jobs in the queue, which their age overcomes."

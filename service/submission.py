@@ -67,6 +67,7 @@ def make_job(body: GenerationRequest, info: ModelInfo, settings: Settings, askin
         created_at=time.time(),
         metadata=body.metadata,
         warnings=asking.warnings,
+        output_compression=body.output_compression,
         response_format=body.response_format,
         fingerprint=fingerprint(body, asking),
         traceparent=asking.caller.traceparent,

@@ -278,7 +278,7 @@ class Worker:
     ) -> Encoded | None:
         """Encode an image when its pixels are there; if that fails, fail its job."""
         encoding = asyncio.get_running_loop().run_in_executor(
-            self._encoders, encode_image, pixels, image.job.output_format, text
+            self._encoders, encode_image, pixels, image.job, text
         )
         await asyncio.wait([encoding])
         error = encoding.exception()

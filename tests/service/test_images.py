@@ -47,3 +47,13 @@ def test_a_contact_sheet_of_one_image_is_that_image() -> None:
     """A single image gets no border."""
     assert (7, 7) == sheet_size(1, 7)
     assert np.array_equal(PIXELS[:16, :16], contact_sheet(PIXELS[None, :16, :16]))
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "webp"])
+def test_quality_is_that_of_lossy_formats(kind: OutputFormat) -> None:
+    """A lower quality is smaller; a PNG is what it is."""
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    sizes = [len(encode(pixels, kind, {}, quality)) for quality in (0, 50, None, 100)]
+    assert sorted(sizes) == sizes
+    assert 4 == len(set(sizes))
+    assert encode(pixels, "png", {}) == encode(pixels, "png", {}, 5)
