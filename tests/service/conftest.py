@@ -1,10 +1,12 @@
 """Fixtures of the service's tests: the event loop, and a tiny real model on disk."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.service.fleet import Fleet
 from tests.service.harness import save_tiny_model
 from tests.service.redis_server import RedisServer
 
@@ -28,3 +30,10 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     """A real server on loopback for tests that leave it as they found it: running."""
     with RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    """No processes yet but a server, which the test may hurt."""
+    with RedisServer(tmp_path) as server, ExitStack() as stack:
+        yield Fleet(server, stack)

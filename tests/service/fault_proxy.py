@@ -14,6 +14,7 @@ class FaultProxy:
         self.port = 0
         self.delay_s = 0.0  # before each reply
         self.num_swallowed = 0  # replies to lose, each with its connection
+        self.total_swallowed = 0
         self.is_cut = False  # nobody gets through
 
     @property
@@ -67,6 +68,7 @@ class FaultProxy:
                 await asyncio.sleep(self.delay_s)
             if self.num_swallowed:
                 self.num_swallowed -= 1
+                self.total_swallowed += 1
                 break
             writer.write(data)
             await writer.drain()

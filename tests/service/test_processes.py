@@ -1,150 +1,76 @@
-"""Facts of separate processes: an API, workers and a server, and any of them may die."""
+"""Facts of separate processes: APIs and workers, and any of them may die, stop or be replaced."""
 
 import asyncio
-import io
-import os
-import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import httpx
-import numpy as np
 import pytest
-from PIL import Image
 
-from model.config import ImageRequest
-from model.zoo import resolve
-from tests.service.fakes import fake_pixels
-from tests.service.harness import URL
-from tests.service.redis_server import RedisServer
+from service.worker_process import EXIT_STALLED
+from tests.service.fleet import (
+    Fleet,
+    Process,
+    are_images,
+    ask,
+    asking,
+    client_of,
+    end_of,
+    is_image,
+    until,
+)
 from tests.service.worker_under_test import POISON
 
 pytestmark = pytest.mark.anyio
 
-FLAGS = ["--lease-s", "1"]
-PNG = {"accept": "image/png"}
-
-
-@dataclass
-class Fleet:
-    """Processes around one server, ended when the test is."""
-
-    server: RedisServer
-    stack: ExitStack
-    processes: list["subprocess.Popen[str]"] = field(default_factory=list)
-
-    def _start(self, *command: str) -> "subprocess.Popen[str]":
-        process = self.stack.enter_context(_running([sys.executable, "-m", *command]))
-        self.processes.append(process)
-        return process
-
-    def worker(self, step_s: float = 0.0, *flags: str) -> "subprocess.Popen[str]":
-        """Start a worker on a fake engine; return when it is ready."""
-        process = self._start(
-            "tests.service.worker_under_test", "--fake", str(step_s), "--",
-            "--redis-url", self.server.url, "--log-level", "error", *FLAGS, *flags,
-        )  # fmt: skip
-        assert process.stdout
-        assert "ready" in process.stdout.readline()
-        return process
-
-    def api(self, *flags: str) -> tuple["subprocess.Popen[str]", str]:
-        """Start an API; return it and its address when it listens."""
-        process = self._start(
-            "service", "serve", "--redis-url", self.server.url, "--port", "0",
-            "--log-level", "error", *FLAGS, *flags,
-        )  # fmt: skip
-        assert process.stdout
-        found = re.search(r"http://[\d.:]+", process.stdout.readline())
-        assert found
-        process.stdout.readline()
-        return process, found[0]
-
-
-@contextmanager
-def _running(command: list[str]) -> Iterator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGCONT)
-            process.kill()
-        process.communicate()
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    """No processes but a server."""
-    with ExitStack() as stack, RedisServer(tmp_path) as server:
-        yield Fleet(server, stack)
-
-
-@asynccontextmanager
-async def client_of(url: str) -> AsyncIterator[httpx.AsyncClient]:
-    """Talk to an API."""
-    async with httpx.AsyncClient(base_url=url, timeout=40) as client:
-        yield client
-
-
-async def ask(client: httpx.AsyncClient, seed: int, **body: Any) -> httpx.Response:
-    """Ask for an image."""
-    return await client.post(URL, json={"class_id": 1, "seed": seed, **body}, headers=PNG)
-
-
-def is_image(reply: httpx.Response, seed: int) -> bool:
-    """Say whether a reply is the image of class 1 and `seed`."""
-    with Image.open(io.BytesIO(reply.content)) as image:
-        pixels = np.asarray(image)
-    request = ImageRequest(class_id=1, seed=seed, sampling=resolve("digits").sampling)
-    return bool((pixels == fake_pixels(request)).all())
-
-
-async def jobs_running(fleet: Fleet, count: int) -> None:
-    """Wait until so many jobs run."""
-    ends_at = time.monotonic() + 10
-    while fleet.server.client.zcard("{bar:digits}:lease") < count:
-        assert time.monotonic() < ends_at
-        await asyncio.sleep(0.01)
-
 
 async def test_a_killed_workers_jobs_run_elsewhere(fleet: Fleet) -> None:
     """Kill -9: every client gets its own image, within a lease and a second more."""
-    first = fleet.worker(0.2)
+    first = fleet.worker()
+    first.send_signal(signal.SIGUSR2)
     _, url = fleet.api()
     async with client_of(url) as client:
-        tasks = [asyncio.create_task(ask(client, seed)) for seed in range(4)]
-        await jobs_running(fleet, 1)
+        tasks = asking(client, range(4))
+        await fleet.running(1)
+        num_lost = fleet.size("lease")
         first.kill()
         fleet.worker()
-        replies = await asyncio.gather(*tasks)
-    assert all(is_image(reply, seed) for seed, reply in zip(range(4), replies, strict=True))
+        assert await are_images(tasks, range(4))
+    assert 4 == fleet.counter("accepted") == fleet.counter("ended:succeeded")
+    assert num_lost == fleet.counter("redelivered")
 
 
 async def test_a_stopped_worker_wakes_to_find_its_result_refused(fleet: Fleet) -> None:
     """SIGSTOP between computed and stored, past the lease: another's result stands."""
-    sleeper = fleet.worker(0.01)
+    sleeper = fleet.worker()
     _, url = fleet.api()
     async with client_of(url) as client:
         sleeper.send_signal(signal.SIGUSR1)
         task = asyncio.create_task(ask(client, 1))
-        await jobs_running(fleet, 1)
+        await fleet.running(1)
         await asyncio.sleep(1.0)
         fleet.worker()
         reply = await task
         sleeper.send_signal(signal.SIGCONT)
         assert is_image(reply, 1)
         assert is_image(await ask(client, 2), 2)
-    assert b"2" == fleet.server.client.hget("{bar:digits}:meta", "ended:succeeded")
+    assert (2, 1) == (fleet.counter("ended:succeeded"), fleet.counter("redelivered"))
+
+
+async def test_a_hung_worker_ends_and_others_take_over(fleet: Fleet) -> None:
+    """No step finishes for --stall-s: the worker ends with a status of its own, and the next one
+    makes its images."""
+    hung = fleet.worker(0.0, "--stall-s", "1")
+    _, url = fleet.api()
+    async with client_of(url) as client:
+        hung.send_signal(signal.SIGUSR2)
+        tasks = asking(client, range(3))
+        await fleet.running(1)
+        fleet.worker()
+        assert await are_images(tasks, range(3))
+        assert EXIT_STALLED == await end_of(hung)
+    assert 3 == fleet.counter("ended:succeeded")
 
 
 async def test_sigterm_under_load_costs_nothing(fleet: Fleet) -> None:
@@ -153,28 +79,29 @@ async def test_sigterm_under_load_costs_nothing(fleet: Fleet) -> None:
     first = fleet.worker(0.01)
     _, url = fleet.api()
     async with client_of(url) as client:
-        tasks = [asyncio.create_task(ask(client, seed)) for seed in range(12)]
-        await jobs_running(fleet, 1)
+        tasks = asking(client, range(12))
+        await fleet.running(1)
         fleet.worker(0.01)
         first.send_signal(signal.SIGTERM)
-        replies = await asyncio.gather(*tasks)
-        assert 0 == await asyncio.to_thread(first.wait, 10)
-    assert {200} == {reply.status_code for reply in replies}
-    assert None is fleet.server.client.hget("{bar:digits}:meta", "redelivered")
+        assert await are_images(tasks, range(12))
+        assert 0 == await end_of(first)
+    assert 0 == fleet.counter("redelivered")
 
 
 async def test_a_worker_out_of_grace_hands_back(fleet: Fleet) -> None:
-    """What is not done at the end of the grace time is somebody else's at once."""
-    slow = fleet.worker(0.5, "--shutdown-grace-s", "0.3")
-    _, url = fleet.api()
+    """What is not done at the end of the grace time is somebody else's at once: the lease of a
+    minute does not matter, and no attempt is counted."""
+    slow = fleet.worker(0.0, "--shutdown-grace-s", "0.3", "--lease-s", "60")
+    _, url = fleet.api("--lease-s", "60")
     async with client_of(url) as client:
+        slow.send_signal(signal.SIGUSR2)
         task = asyncio.create_task(ask(client, 1))
-        await jobs_running(fleet, 1)
+        await fleet.running(1)
         slow.send_signal(signal.SIGTERM)
-        assert 0 == await asyncio.to_thread(slow.wait, 10)
-        fleet.worker()
+        assert 0 == await end_of(slow)
+        fleet.worker(0.0, "--lease-s", "60")
         assert is_image(await task, 1)
-    assert None is fleet.server.client.hget("{bar:digits}:meta", "redelivered")
+    assert 0 == fleet.counter("redelivered")
 
 
 async def test_an_api_that_stops_answers_what_waits(fleet: Fleet) -> None:
@@ -183,10 +110,10 @@ async def test_an_api_that_stops_answers_what_waits(fleet: Fleet) -> None:
     api, url = fleet.api()
     async with client_of(url) as client:
         task = asyncio.create_task(ask(client, 1))
-        await jobs_running(fleet, 1)
+        await fleet.running(1)
         api.send_signal(signal.SIGTERM)
         assert is_image(await task, 1)
-    assert 0 == await asyncio.to_thread(api.wait, 10)
+    assert 0 == await end_of(api)
 
 
 async def test_an_api_that_is_killed_leaves_its_jobs_to_end(fleet: Fleet) -> None:
@@ -195,94 +122,81 @@ async def test_an_api_that_is_killed_leaves_its_jobs_to_end(fleet: Fleet) -> Non
     api, url = fleet.api()
     async with client_of(url) as client:
         task = asyncio.create_task(ask(client, 1))
-        await jobs_running(fleet, 1)
+        await fleet.running(1)
         api.kill()
         with pytest.raises(httpx.HTTPError):
             await task
-    ends_at = time.monotonic() + 10
-    while fleet.server.client.hget("{bar:digits}:meta", "ended:succeeded") != b"1":
-        assert time.monotonic() < ends_at
-        await asyncio.sleep(0.02)
+    await until(lambda: fleet.counter("ended:succeeded") == 1)
 
 
 async def test_a_client_that_leaves_frees_its_worker(fleet: Fleet) -> None:
-    """A closed connection ends its running job at the next step."""
+    """A closed connection ends its running job at the next step, and its waiting one at once."""
     fleet.worker(0.05)
     _, url = fleet.api()
     async with client_of(url) as client:
-        task = asyncio.create_task(ask(client, 1, num_images=1))
-        await jobs_running(fleet, 1)
-        task.cancel()
-        await asyncio.sleep(0.3)
-    assert 0 == fleet.server.client.zcard("{bar:digits}:lease")
-    assert b"1" == fleet.server.client.hget("{bar:digits}:meta", "ended:cancelled")
-
-
-async def test_probes_know_the_server(fleet: Fleet) -> None:
-    """While the server is away requests are 503 with Retry-After in two seconds, readiness fails,
-    liveness stays; afterwards all is well."""
-    fleet.worker()
-    _, url = fleet.api()
-    async with client_of(url) as client:
-        assert 200 == (await client.get("/readyz")).status_code
-        fleet.server.kill()
-        await asyncio.sleep(1.1)
-        started = time.monotonic()
-        reply = await ask(client, 1)
-        assert (503, True) == (reply.status_code, "retry-after" in reply.headers)
-        assert time.monotonic() - started < 5.0  # its own limit is 2; this machine may be busy
-        assert 503 == (await client.get("/readyz")).status_code
-        assert 200 == (await client.get("/livez")).status_code
-        fleet.server.start()
-        ends_at = time.monotonic() + 20
-        while (await client.get("/readyz")).status_code != 200:
-            assert time.monotonic() < ends_at
-            await asyncio.sleep(0.1)
-        assert is_image(await ask(client, 1), 1)
-
-
-async def test_a_server_that_loses_everything_costs_no_answer(fleet: Fleet) -> None:
-    """FLUSHALL under load: every waiting client still gets its image."""
-    fleet.worker(0.02)
-    _, url = fleet.api()
-    async with client_of(url) as client:
-        tasks = [asyncio.create_task(ask(client, seed)) for seed in range(8)]
-        await jobs_running(fleet, 1)
-        fleet.server.flush()
-        replies = await asyncio.gather(*tasks)
-    assert all(is_image(reply, seed) for seed, reply in zip(range(8), replies, strict=True))
-
-
-async def test_a_full_queue_is_429_at_once(fleet: Fleet) -> None:
-    """Beyond the bound a request is refused with Retry-After, before anything else has ended."""
-    fleet.worker(0.5)
-    _, url = fleet.api("--max-queued-steps", "16", "--max-images", "1")
-    async with client_of(url) as client:
-        tasks = []
-        for seed in range(4):
-            tasks.append(asyncio.create_task(ask(client, seed)))
-            await jobs_running(fleet, seed + 1)
-        tasks.append(asyncio.create_task(ask(client, 5)))
-        await asyncio.sleep(0.2)
-        reply = await ask(client, 6)
-        assert (429, True) == (reply.status_code, "retry-after" in reply.headers)
-        assert not any(task.done() for task in tasks)
-        for task in tasks:
+        leaving = asking(client, range(4))  # as many as there are slots
+        await fleet.running(4)
+        leaving += asking(client, range(4, 6))
+        await fleet.accepted(6)
+        assert 2 == fleet.size("ready")
+        for task in leaving:
             task.cancel()
+        await until(lambda: fleet.counter("ended:cancelled") == 6)
+        assert (0, 0) == (fleet.size("lease"), fleet.size("ready"))
+        assert is_image(await ask(client, 7), 7)
+    assert 1 == fleet.counter("ended:succeeded")
+
+
+async def test_a_full_queue_is_429_exactly_at_the_bound(fleet: Fleet) -> None:
+    """As much waits as may; the next request is refused with Retry-After while nothing moves."""
+    worker = fleet.worker()
+    _, url = fleet.api("--max-queued-steps", "32", "--max-images", "1")
+    async with client_of(url) as client:
+        worker.send_signal(signal.SIGUSR2)
+        tasks = asking(client, range(1))
+        await fleet.running(1)  # which does not count
+        tasks += asking(client, range(1, 3))  # two images of 16 steps
+        await fleet.accepted(3)
+        reply = await ask(client, 3)
+        assert (429, "queue_full") == (reply.status_code, reply.json()["error"]["code"])
+        assert int(reply.headers["retry-after"]) >= 1
+        assert not any(task.done() for task in tasks)
+        worker.send_signal(signal.SIGUSR2)
+        assert await are_images(tasks, range(3))
+    assert 3 == fleet.counter("accepted")
+
+
+async def test_an_owners_quota_is_exact_over_all_apis(fleet: Fleet) -> None:
+    """Three jobs of one caller may be open, whichever APIs they came by; the next is refused."""
+    worker = fleet.worker()
+    urls = [fleet.api("--max-owner-jobs", "3")[1] for _ in range(2)]
+    async with client_of(urls[0]) as one, client_of(urls[1]) as other:
+        worker.send_signal(signal.SIGUSR2)
+        tasks = asking(one, range(2)) + asking(other, range(2, 3))
+        await fleet.accepted(3)
+        for client in (one, other):
+            reply = await ask(client, 9)
+            assert (429, "quota_exceeded") == (reply.status_code, reply.json()["error"]["code"])
+            assert "retry-after" in reply.headers
+        worker.send_signal(signal.SIGUSR2)
+        assert await are_images(tasks, range(3))
+        assert is_image(await ask(other, 9), 9)
 
 
 async def test_only_the_job_that_kills_ends_dead(fleet: Fleet) -> None:
     """Its batch-mates get their images, it gets 500, and it can be looked at."""
-    _, url = fleet.api()
+    _, url = fleet.api("--lease-s", "0.5")
+    starting = [fleet.start_worker(0.01, "--lease-s", "0.5") for _ in range(2)]
 
-    async def keep_a_worker(stop: asyncio.Event) -> None:
+    async def keep_workers(stop: asyncio.Event) -> None:
         while not stop.is_set():
-            worker = await asyncio.to_thread(fleet.worker, 0.01)
-            while worker.poll() is None and not stop.is_set():  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+            for i, worker in enumerate(starting):
+                if worker.poll() is not None:
+                    starting[i] = fleet.start_worker(0.01, "--lease-s", "0.5")
+            await asyncio.sleep(0.02)
 
     stop = asyncio.Event()
-    keeping = asyncio.create_task(keep_a_worker(stop))
+    keeping = asyncio.create_task(keep_workers(stop))
     async with client_of(url) as client:
         while (await ask(client, 1)).status_code != 200:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
@@ -292,9 +206,15 @@ async def test_only_the_job_that_kills_ends_dead(fleet: Fleet) -> None:
     await keeping
     assert 500 == poisoned.status_code
     assert all(is_image(reply, seed) for seed, reply in zip((2, 3), others, strict=True))
+    assert '"crashes": 6' in await dead_letters(fleet)
+    assert 1 == fleet.counter("ended:dead")
+
+
+async def dead_letters(fleet: Fleet) -> str:
+    """Return what `bar queue dead` prints."""
     command = [sys.executable, "-m", "service", "queue", "dead", "--redis-url", fleet.server.url]
-    listed = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
-    assert '"crashes": 6' in listed.stdout
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
+    return done.stdout
 
 
 async def test_an_unknown_model_is_refused_with_those_that_are_served(fleet: Fleet) -> None:
@@ -305,3 +225,17 @@ async def test_an_unknown_model_is_refused_with_those_that_are_served(fleet: Fle
         assert 404 == reply.status_code
         assert "digits, bar-b" in reply.text
         assert 503 == (await ask(client, 1, model="bar-b")).status_code
+
+
+async def test_processes_may_come_before_their_server(fleet: Fleet) -> None:
+    """An API and a worker that start while the server is away work as soon as it is there."""
+    fleet.server.kill()
+    worker: Process = fleet.worker()
+    _, url = fleet.api()
+    async with client_of(url) as client:
+        assert 503 == (await ask(client, 1)).status_code
+        fleet.server.start()
+        while (await ask(client, 1)).status_code == 503:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        assert is_image(await ask(client, 2), 2)
+    assert worker.poll() is None

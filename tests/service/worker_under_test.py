@@ -6,18 +6,21 @@
 A zygote has everything imported and starts a real worker for each line of its standard input, in a
 fraction of the time that a fresh one needs; it prints the worker's process id. A job with the seed
 POISON kills its worker. After SIGUSR1 a worker stops itself (SIGSTOP) when the next result is
-computed and not yet stored: the moment at which only a fence helps.
+computed and not yet stored: the moment at which only a fence helps. After SIGUSR2 the next step of
+a fake engine hangs, until the next SIGUSR2.
 """
 
 import os
 import signal
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from model.config import ImageRequest
 from model.zoo import ModelInfo
 from service import logs
 from service.commands import worker
+from service.commands.flags import find_model
 from service.jobs import Claim, JobResult
 from service.redis_work import RedisWorkQueue
 from service.settings import Settings
@@ -43,6 +46,14 @@ class PausingQueue(RedisWorkQueue):
 
 def _ask_for_a_pause(*_: object) -> None:
     PausingQueue.is_asked = True
+
+
+def stand_still(engine: FakeEngine) -> None:
+    """Let the engine hang, or go on."""
+    if engine.gate.is_set():
+        engine.gate.clear()
+    else:
+        engine.gate.set()
 
 
 def poisonable(engine: Any) -> "Engine":
@@ -101,8 +112,11 @@ def main(argv: list[str]) -> int:
     mode, flags = argv[:cut], argv[cut + 1 :]
     if mode[0] == "--zygote":
         return zygote(flags)
-    step_s = float(mode[1])
-    return run(flags, lambda *_: poisonable(as_engine(FakeEngine(num_slots=4, step_s=step_s))))
+    # The model's directory has a known image, which a fake engine does not make.
+    vars(worker)["find_model"] = lambda settings: replace(find_model(settings), directory=None)
+    fake = FakeEngine(num_slots=4, step_s=float(mode[1]))
+    signal.signal(signal.SIGUSR2, lambda *_: stand_still(fake))
+    return run(flags, lambda *_: poisonable(as_engine(fake)))
 
 
 if __name__ == "__main__":
