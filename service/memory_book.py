@@ -4,17 +4,15 @@ Below `MemoryJobQueue`, which decides; here jobs only move, and keep the counts 
 """
 
 import asyncio
-import logging
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable
 
-from service.jobs import Claim, JobOutcome, JobState
+from service.jobs import Claim, JobOutcome, JobProgress, JobState
+from service.logs import log_job
 from service.memory_archive import Archive
 from service.memory_record import NO_PROGRESS, Place, Record
 from service.queue_policy import QueuePolicy
-
-logger = logging.getLogger("bar.queue")
 
 
 class Order:
@@ -119,11 +117,12 @@ class Book:
         if not self.owned[job.owner]:
             del self.owned[job.owner]
         record.state, record.outcome, record.ended_at = outcome.state, outcome, now
+        share = 1.0 if outcome.result else record.progress.share
+        record.progress = JobProgress(share=share, eta_s=None)
         self.num_ended[outcome.state] += 1
         record.touch()
         self._archive.add(record)
-        age_s = round(now - record.admitted_at, 4)
-        logger.info("job %s", outcome.state, extra={"job": job.id, "age_s": age_s})
+        log_job(job.id, outcome.state, age_s=now - record.admitted_at, **outcome.log_fields())
         return True
 
     def jobs_of(self, owner: str) -> list[Record]:

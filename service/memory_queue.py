@@ -6,7 +6,6 @@ suspends between reading and changing state, which is all the locking that one e
 """
 
 import asyncio
-import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -30,6 +29,7 @@ from service.jobs import (
     QueueStats,
     WorkerStatus,
 )
+from service.logs import log_job
 from service.memory_archive import Archive, IdempotencyKeys
 from service.memory_book import Book
 from service.memory_record import Record
@@ -41,8 +41,6 @@ from service.queue_policy import (
     quota_exceeded,
     throughput,
 )
-
-logger = logging.getLogger("bar.queue")
 
 IDLE_S = 0.5  # after which an idle worker looks again: a delayed job may be due
 
@@ -83,9 +81,7 @@ class MemoryJobQueue:
         if idempotency:
             self._idempotency.add(job.owner, idempotency, job.id)
         self._enter(job)
-        logger.info(
-            "job queued", extra={"job": job.id, "images": len(job.images), "cost": job.cost}
-        )
+        log_job(job.id, "queued", images=len(job.images), cost=job.cost, priority=job.priority)
         return job.id
 
     def _check_bounds(self, job: Job) -> None:
@@ -243,10 +239,11 @@ class MemoryJobQueue:
         record.attempts += 1
         self._book.running[record.job.id] = record
         record.touch()
-        logger.info("job running", extra={"job": record.job.id, "attempt": record.attempts})
+        queue_s = now - record.admitted_at
+        log_job(record.job.id, "running", attempt=record.attempts, queue_s=queue_s)
         return Claim(
             job=record.job,
-            queue_s=now - record.admitted_at,
+            queue_s=queue_s,
             token=record.token,
             is_solo=self._book.is_suspect(record),
             attempt=record.attempts,

@@ -1,4 +1,4 @@
-"""Every key of the queue in Redis, in one place: this is the schema.
+"""Every key of the queue in Redis, in one place: this is the schema, which lua/state.lua repeats.
 
     {bar:<queue>}:meta          hash    counters, when it was last reaped, who runs solo
     {bar:<queue>}:ready         zset    id → µs when it came, less its priority's lead
@@ -19,7 +19,9 @@
     {bar:<queue>}:h:<worker>    string  what it last said of itself
     {bar:<queue>}:workers       zset    worker → when it last said so
     {bar:<queue>}:bell          list    wakes idle workers
-    {bar:<queue>}:ev:<api>, {bar:<queue>}:ctl   channels: jobs that ended, jobs to drop
+    {bar:<queue>}:nothing       never there: what scripts delete first that run on a full server
+    {bar:<queue>}:ev:<api>      channel of jobs that have changed, for those who wait for them
+    {bar:<queue>}:ctl           channel of jobs that their workers must drop
 
 The braces are a Cluster hash tag: all of a queue lies on one node, so that a script may use all of
 it. Every key belongs to an unfinished job or has a time to live, except `meta` and the sets, whose

@@ -61,7 +61,7 @@ class StoredJob:
             share_of_queue = 1.0 if self.rank is None else (self.rank + 1) / (self.num_ready or 1)
             eta_s = backlog_s(workers, self.queued_cost * share_of_queue)
         else:
-            eta_s = float(eta) if eta else None
+            eta_s = float(eta) if eta and not state.is_terminal else None
         return JobView(
             version=int(self._text("version") or 0),
             state=state,

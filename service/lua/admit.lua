@@ -9,7 +9,7 @@ local owner, lead, timeout, api = ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10])
 local is_forced, hash, key_fingerprint = ARGV[12] == '1', ARGV[13], ARGV[14]
 local created_at, fingerprint = ARGV[15], ARGV[16]
 
-local idem, is_keys = P .. 'idem:' .. owner .. ':' .. hash, false
+local idem, is_keys = idempotency_key(owner, hash), false
 if hash ~= '' then
   local meant = redis.call('HMGET', idem, 'id', 'fingerprint')
   if meant[1] then

@@ -4,8 +4,5 @@
 even_when_full()
 local id, target = ARGV[4], ARGV[5]
 local state = redis.call('HGET', job_key(id), 'state')
-if state == 'queued' or state == 'running' then
-  finish(id, target)
-  if state == 'running' then redis.call('PUBLISH', P .. 'ctl', id) end
-end
+if state == 'queued' or state == 'running' then stop(id, state, target) end
 return state

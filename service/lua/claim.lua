@@ -5,7 +5,7 @@
 
 even_when_full()
 local worker, nonce, limit, is_idle = ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7] == '1'
-local last = P .. 'w:' .. worker
+local last = claim_key(worker)
 
 local function reply_of(id, token)
   local job = redis.call('HMGET', job_key(id), 'token', 'payload', 'created', 'started', 'attempts',

@@ -3,7 +3,7 @@
 
 even_when_full()
 local id, token = ARGV[4], ARGV[5]
-local staged = P .. 's:' .. id .. ':' .. token
+local staged = staged_key(id, token)
 local job = redis.call('HMGET', job_key(id), 'state', 'token')
 if job[2] ~= token or token == '' then
   redis.call('DEL', staged)
@@ -18,8 +18,8 @@ if job[1] ~= 'running' then
   return 'stale'
 end
 if redis.call('EXISTS', staged) == 0 then return 'unstaged' end
-redis.call('RENAME', staged, P .. 'r:' .. id)
-redis.call('PEXPIRE', P .. 'r:' .. id, n(policy.result_ttl_ms))
+redis.call('RENAME', staged, result_key(id))
+redis.call('PEXPIRE', result_key(id), n(policy.result_ttl_ms))
 redis.call('HSET', job_key(id), 'share', '1')
 finish(id, 'succeeded')
 return 'done'

@@ -9,7 +9,7 @@ if state and state ~= 'queued' and state ~= 'running' and state ~= 'dead' then
   if not kept_until or kept_until > now + policy.answered_ttl_ms * 1000 then
     keep(id, policy.answered_ttl_ms)
   end
-  for _, key in ipairs({P .. 'r:' .. id, P .. 'p:' .. id}) do
+  for _, key in ipairs({result_key(id), partials_key(id)}) do
     if redis.call('PTTL', key) > policy.answered_ttl_ms then
       redis.call('PEXPIRE', key, n(policy.answered_ttl_ms))
     end

@@ -1,4 +1,5 @@
--- What every script begins with: the keys, the clock, and the few ways in which a job moves.
+-- What every script begins with: the keys, the clock, and the few ways in which a job moves. Keys
+-- are spelt here and in queue_keys.py, which describes them, and nowhere else.
 --
 -- KEYS[1] is the queue's `meta` hash, which routes the script to the queue's slot; ARGV[1] is the
 -- prefix of all keys, ARGV[2] the time in µs ('' asks the server, which is what runs), ARGV[3] the
@@ -7,7 +8,7 @@
 local P, policy = ARGV[1], cjson.decode(ARGV[3])
 local META, READY, SOLO, DELAYED = P .. 'meta', P .. 'ready', P .. 'solo', P .. 'delayed'
 local LEASE, DEAD, DEADLINES, BELL = P .. 'lease', P .. 'dead', P .. 'deadlines', P .. 'bell'
-local KEPT = P .. 'kept'
+local KEPT, CONTROL = P .. 'kept', P .. 'ctl'
 
 local function n(x) return string.format('%.0f', x) end
 
@@ -18,8 +19,14 @@ if not now then
 end
 
 local function job_key(id) return P .. 'j:' .. id end
+local function staged_key(id, token) return P .. 's:' .. id .. ':' .. token end
+local function result_key(id) return P .. 'r:' .. id end
+local function partials_key(id) return P .. 'p:' .. id end
 local function owner_key(owner) return P .. 't:' .. owner end
 local function list_key(owner) return P .. 'o:' .. owner end
+local function idempotency_key(owner, hash) return P .. 'idem:' .. owner .. ':' .. hash end
+local function claim_key(worker) return P .. 'w:' .. worker end
+local function events_key(api) return P .. 'ev:' .. api end
 
 -- Also on a server that is full: Redis refuses a script only at its first write, and only if that
 -- write could need memory. What ends or moves jobs must go on, so it begins with one that cannot.
@@ -41,7 +48,7 @@ local function touch(id) redis.call('HINCRBY', job_key(id), 'version', 1) end
 local function announce(id, state)
   local known = redis.call('HMGET', job_key(id), 'api', 'others')
   for api in string.gmatch((known[1] or '') .. ' ' .. (known[2] or ''), '%S+') do
-    redis.call('PUBLISH', P .. 'ev:' .. api, id .. ' ' .. state)
+    redis.call('PUBLISH', events_key(api), id .. ' ' .. state)
   end
 end
 
@@ -84,7 +91,7 @@ local function drop_records(limit)
   if num_beyond > #ids then ids = redis.call('ZRANGE', KEPT, 0, math.min(num_beyond, limit) - 1) end
   for _, id in ipairs(ids) do
     redis.call('ZREM', list_key(redis.call('HGET', job_key(id), 'owner') or ''), id)
-    redis.call('DEL', job_key(id), P .. 'r:' .. id, P .. 'p:' .. id)
+    redis.call('DEL', job_key(id), result_key(id), partials_key(id))
     redis.call('ZREM', KEPT, id)
   end
 end
@@ -129,11 +136,16 @@ local function finish(id, state, error, ttl_ms)
   announce(id, state)
 end
 
+-- End a job that nobody wants any more or whose time is up; a worker that holds it is told.
+local function stop(id, state, target)
+  finish(id, target)
+  if state == 'running' then redis.call('PUBLISH', CONTROL, id) end
+end
+
 local function expire(id)
   local state = redis.call('HGET', job_key(id), 'state')
   if state == 'queued' or state == 'running' then
-    finish(id, 'expired')
-    if state == 'running' then redis.call('PUBLISH', P .. 'ctl', id) end
+    stop(id, state, 'expired')
   else
     redis.call('ZREM', DEADLINES, id)
   end

@@ -115,6 +115,25 @@ async def test_a_job_that_waits_again_has_not_started(ends: Ends) -> None:
         assert None is (await found(ends, give_up)).started_at
 
 
+async def test_an_ended_job_has_no_time_left(ends: Ends) -> None:
+    """One that has succeeded is done to the last token; one that was stopped is where it was."""
+    for name in ("done", "stopped"):
+        await ends.api.admit(job(name))
+        (claim,) = await ends.work.claim(1)
+        await ends.work.progress({name: JobProgress(share=0.75, eta_s=2.5)})
+        await asyncio.sleep(0.02)
+        view = (await found(ends, name)).view
+        assert (0.75, 2.5) == (view.share, view.eta_s)
+        if name == "done":
+            await ends.work.complete(claim, RESULT)
+        else:
+            await ends.api.cancel(name)
+    assert [(1.0, None), (0.75, None)] == [
+        (view.share, view.eta_s)
+        for view in [(await found(ends, name)).view for name in ("done", "stopped")]
+    ]
+
+
 async def test_an_unknown_job_is_not_found(ends: Ends) -> None:
     """None is no error: whoever asks decides what it means."""
     assert None is await ends.api.find("a")

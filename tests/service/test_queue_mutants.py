@@ -65,7 +65,7 @@ MUTANTS = [
         "result before token check",
         {
             "if job[1] ~= 'running' or job[2] ~= token then return false end": (
-                "redis.call('SET', P .. 'r:' .. id, ARGV[6])"
+                "redis.call('SET', result_key(id), ARGV[6])"
             )
         },
         on_a_server.paused_worker_finishes_late,
@@ -133,8 +133,8 @@ MUTANTS = [
     Mutant(
         "cancel ignored while running",
         {
-            "if state == 'queued' or state == 'running' then\n  finish(id, target)": (
-                "if state == 'queued' then\n  finish(id, target)"
+            "if state == 'queued' or state == 'running' then stop(id, state, target)": (
+                "if state == 'queued' then stop(id, state, target)"
             )
         },
         fact(conformance.test_a_cancelled_running_job_is_revoked_and_its_result_refused),
