@@ -121,8 +121,13 @@ class QueueScripts:
         return reply.decode()
 
     async def fail(self, hold: Hold, error: str, *, is_retryable: bool) -> str:
-        reply: bytes = await self._run("fail", *hold, error, int(is_retryable))
+        what_helps = "again" if is_retryable else "never"
+        reply: bytes = await self._run("fail", *hold, error, what_helps)
         return reply.decode()
+
+    async def pass_on(self, hold: Hold, reason: str) -> None:
+        """Leave a job to other workers, after a moment and without an attempt less."""
+        await self._run("fail", *hold, reason, "elsewhere")
 
     async def release(self, worker: str, holds: Iterable[Hold]) -> None:
         await self._run("release", worker, *_flat(holds))
