@@ -106,8 +106,8 @@ class RedisWorkQueue:
     async def _claim(self, limit: int) -> list[Claim]:
         is_idle = not self._held
         replies = await self._scripts.claim(self.name, self._nonce, limit, is_idle=is_idle)
-        self._nonce = secrets.token_hex(8)  # only now: a reply that got lost is asked for again
         claims = [claim for reply in replies if (claim := await self._read_claim(reply))]
+        self._nonce = secrets.token_hex(8)  # only now: a reply that got lost is asked for again
         self._held = {**self._held, **{claim.job.id: claim for claim in claims}}
         for claim in claims:
             logger.info("job running", extra={"job": claim.job.id, "attempt": claim.attempt})
@@ -117,9 +117,7 @@ class RedisWorkQueue:
         try:
             job = decode_job(reply.job_id, reply.payload)
         except PayloadError as error:
-            logger.error("a job cannot be read: %s", error, extra={"job": reply.job_id})  # noqa: TRY400
-            hold = reply.job_id, reply.token
-            await self._scripts.fail(hold, "corrupt payload", is_retryable=error.is_newer)
+            await self._refuse((reply.job_id, reply.token), error)
             return None
         return Claim(
             job=job,
@@ -128,6 +126,15 @@ class RedisWorkQueue:
             is_solo=reply.is_solo,
             attempt=reply.attempt,
         )
+
+    async def _refuse(self, hold: Hold, error: PayloadError) -> None:
+        job = {"job": hold[0]}
+        if error.is_newer:
+            logger.warning("a job is left to newer workers: %s", error, extra=job)
+            await self._scripts.pass_on(hold, "it needs a newer worker")
+        else:
+            logger.error("a job cannot be read: %s", error, extra=job)
+            await self._scripts.fail(hold, "corrupt payload", is_retryable=False)
 
     async def revoked(self, job_ids: Iterable[str]) -> list[str]:
         self._keeper.beat()
@@ -173,18 +180,18 @@ class RedisWorkQueue:
         self, claim: Claim, attempt: Callable[[], Coroutine[Any, Any, bool]]
     ) -> bool:
         """Return what `attempt` returns once the server has answered; until then the lease is
-        renewed, so that the job stays ours."""
+        renewed, so that the job stays ours, and whoever interrupts this hands the job back."""
         job_id = claim.job.id
-        try:
-            while self._held.get(job_id) == claim:
-                try:
-                    return await attempt()
-                except QueueUnavailable as error:
-                    logger.warning("not stored yet: %s", error, extra={"job": job_id})
-                    await asyncio.sleep(OUTAGE_PAUSE_S)
-            return False
-        finally:
-            self._let_go([_hold(claim)])
+        while self._held.get(job_id) == claim:
+            try:
+                is_ours = await attempt()
+            except QueueUnavailable as error:
+                logger.warning("not stored yet: %s", error, extra={"job": job_id})
+                await asyncio.sleep(OUTAGE_PAUSE_S)
+            else:
+                self._let_go([_hold(claim)])
+                return is_ours
+        return False
 
     async def release(self) -> None:
         if self._claiming:
