@@ -7,7 +7,7 @@ again, elsewhere, it gives the same bytes.
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Literal
 
@@ -108,6 +108,12 @@ class JobOutcome:
     result: JobResult | None = None
     error: str | None = None
     is_retryable: bool = False  # it failed through no fault of its own: asked again, it may succeed
+
+    def log_fields(self) -> dict[str, object]:
+        """Return what a line of the log says of it, besides its state."""
+        if self.result is not None:
+            return {"images": len(self.result.images), **asdict(self.result.timings)}
+        return {} if self.error is None else {"error": self.error}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import logs
 from service.errors import BodyTooLarge, GenerationFailed, ServiceError
 from service.metrics import Metrics, endpoint_of
 
@@ -45,6 +46,7 @@ class Observation:
         started = time.monotonic()
         # Made here, never taken from the client: its text shall not reach headers or logs.
         request_id = scope.setdefault("state", {})["request_id"] = f"req_{secrets.token_hex(12)}"
+        logs.request_id.set(request_id)
         status = 500
 
         async def send_marked(message: Message) -> None:
@@ -69,18 +71,23 @@ class Observation:
         method, state = scope["method"], scope["state"]
         handler = getattr(scope.get("route"), "path", "unmatched")
         self._metrics.observe_http(handler, method, status, seconds)
-        if endpoint := endpoint_of(method, handler):
-            # An answer that begins with 200 may end otherwise: whoever knows says so here.
-            ended = state.get("final_status", status)
+        # An answer that begins with 200 may end otherwise: whoever knows says so.
+        ended = state.get("final_status", status)
+        endpoint = endpoint_of(method, handler)
+        if endpoint:
             self._metrics.observe_request(state.get("model_name", ""), endpoint, ended, seconds)
-        logger.debug(
+        # The lines of its job tell of a request that had one.
+        is_news = ended >= 500 or (endpoint is not None and ended >= 400)
+        logger.log(
+            logging.INFO if is_news else logging.DEBUG,
             "answered",
             extra={
-                "request": scope["state"]["request_id"],
-                "method": scope["method"],
+                "request": state["request_id"],
+                "method": method,
                 "handler": handler,
-                "status": status,
+                "status": ended,
                 "seconds": round(seconds, 4),
+                **({"error": state["error_code"]} if "error_code" in state else {}),
             },
         )
 

@@ -26,6 +26,7 @@ from service.jobs import (
     QueueStats,
     WorkerStatus,
 )
+from service.logs import log_job
 from service.payloads import PayloadError
 from service.queue_keys import Keys
 from service.queue_policy import (
@@ -96,8 +97,8 @@ class RedisJobQueue:
         if word == "conflict":
             raise key_mismatch() if detail == "key" else id_mismatch()
         if word == "admitted":
-            logger.info(
-                "job queued", extra={"job": detail, "images": len(job.images), "cost": job.cost}
+            log_job(
+                detail, "queued", images=len(job.images), cost=job.cost, priority=job.priority
             )
         if is_awaited:
             self._awaited[detail] = _Awaited(
@@ -198,7 +199,10 @@ class RedisJobQueue:
             self._awaited.pop(job_id, None)
         state = await self._scripts.cancel(job_id, target)
         self._watch.notify(job_id)
-        return None if state is None or state.is_terminal else state
+        if state is None or state.is_terminal:
+            return None
+        log_job(job_id, target, was=state)
+        return state
 
     async def forget(self, job_id: str, *, keeps_result: bool = False) -> None:
         self._awaited.pop(job_id, None)

@@ -10,13 +10,14 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from service.chores import Chores, each_interval, end_tasks
 from service.errors import QueueUnavailable
 from service.jobs import Claim, JobProgress, JobResult, PartialImage, WorkerStatus
 from service.lease_keeper import LeaseKeeper
+from service.logs import log_job
 from service.payloads import PayloadError, decode_job, encode_partial, encode_result
 from service.queue_keys import Keys
 from service.queue_policy import QueuePolicy
@@ -110,7 +111,7 @@ class RedisWorkQueue:
         self._nonce = secrets.token_hex(8)  # only now: a reply that got lost is asked for again
         self._held = {**self._held, **{claim.job.id: claim for claim in claims}}
         for claim in claims:
-            logger.info("job running", extra={"job": claim.job.id, "attempt": claim.attempt})
+            log_job(claim.job.id, "running", attempt=claim.attempt, queue_s=claim.queue_s)
         return claims
 
     async def _read_claim(self, reply: ClaimReply) -> Claim | None:
@@ -165,7 +166,8 @@ class RedisWorkQueue:
             return word in ("done", "duplicate")
 
         is_ours = await self._until_settled(claim, attempt)
-        logger.info("job %s", "succeeded" if is_ours else "lost", extra={"job": claim.job.id})
+        state = "succeeded" if is_ours else "lost"
+        log_job(claim.job.id, state, images=len(result.images), **asdict(result.timings))
         return is_ours
 
     async def fail(self, claim: Claim, error: str, *, is_retryable: bool = False) -> bool:
@@ -174,7 +176,10 @@ class RedisWorkQueue:
             word = await self._scripts.fail(_hold(claim), error, is_retryable=is_retryable)
             return word != "stale"
 
-        return await self._until_settled(claim, attempt)
+        is_ours = await self._until_settled(claim, attempt)
+        state = "failed" if is_ours else "lost"
+        log_job(claim.job.id, state, error=error, may_be_tried_again=is_retryable)
+        return is_ours
 
     async def _until_settled(
         self, claim: Claim, attempt: Callable[[], Coroutine[Any, Any, bool]]

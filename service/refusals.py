@@ -54,8 +54,9 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_unexpected_error)
 
 
-async def _on_service_error(_: Request, error: Exception) -> Response:
+async def _on_service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
+    request.state.error_code = error.code
     return error_response(error)
 
 
