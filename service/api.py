@@ -13,6 +13,7 @@ from service.keyring import Keyring
 from service.metrics import Metrics
 from service.middleware import BodyLimit, Observation
 from service.openapi import Application
+from service.playground import Playground
 from service.rate_limit import RateLimit, make_limiter
 from service.routes.generations import GenerationRoutes
 from service.routes.models import ModelRoutes
@@ -51,6 +52,7 @@ class Api:
             ReproductionRoutes(intake),
             ModelRoutes(intake),
             OperationsRoutes(intake, health),
+            Playground(),
         ):
             app.include_router(routes.router())
         refusals.install(app)

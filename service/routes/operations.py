@@ -1,9 +1,6 @@
-"""What operators ask: probes, metrics, version, documentation. Never behind a key."""
-
-from pathlib import Path
+"""What operators ask: probes, metrics, version."""
 
 from fastapi import APIRouter, Response
-from fastapi.responses import FileResponse, RedirectResponse
 
 from service import __version__
 from service.errors import NotReady
@@ -12,8 +9,6 @@ from service.metrics import CONTENT_TYPE
 from service.refusals import JsonRoute
 from service.schemas import Health, Version, error_responses
 from service.worker_health import WorkerHealth
-
-DOCS_PAGE = Path(__file__).parents[1] / "web" / "docs.html"
 
 
 class OperationsRoutes:
@@ -39,8 +34,6 @@ class OperationsRoutes:
                 self.metrics
             )
         router.get("/version", summary="Software and model")(self.version)
-        router.get("/docs", include_in_schema=False)(self.docs)
-        router.get("/", include_in_schema=False)(self.root)
         return router
 
     async def live(self) -> Health:
@@ -68,9 +61,3 @@ class OperationsRoutes:
     async def version(self) -> Version:
         info = self._models.default.info
         return Version(version=__version__, model=info.name, model_revision=info.revision)
-
-    async def docs(self) -> FileResponse:
-        return FileResponse(DOCS_PAGE, media_type="text/html")
-
-    async def root(self) -> RedirectResponse:
-        return RedirectResponse("/docs")

@@ -258,17 +258,6 @@ async def test_version_names_software_and_model() -> None:
         } == (await h.client.get("/version")).json()
 
 
-async def test_docs_work_without_any_other_network() -> None:
-    """The documentation page loads nothing but the OpenAPI document of this server."""
-    async with running() as h:
-        page = await h.client.get("/docs")
-        assert (200, "text/html") == (page.status_code, page.headers["content-type"].split(";")[0])
-        assert "/openapi.json" in page.text
-        assert "http://" not in page.text
-        assert "https://" not in page.text
-        assert "/docs" == (await h.client.get("/")).headers["location"]
-
-
 async def test_the_openapi_document_says_what_is_answered() -> None:
     """It has image and event answers, the error envelope for each status, and no 422."""
     async with running() as h:
