@@ -83,7 +83,10 @@ class GenerationRoutes:
             self.list_owned
         )
         router.get(
-            "/{job_id}", summary="How a generation is", responses=error_responses(400, 404, 503)
+            "/{job_id}",
+            summary="How a generation is",
+            response_model=Generation,
+            responses=error_responses(400, 404, 503),
         )(self.describe)
         router.get(
             "/{job_id}/content",

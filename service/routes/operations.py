@@ -1,6 +1,7 @@
 """What operators ask: probes, metrics, version."""
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 
 from service import __version__
 from service.errors import NotReady
@@ -30,9 +31,9 @@ class OperationsRoutes:
         router.get("/readyz", summary="Can it take requests now?", responses=unwell)(self.ready)
         router.get("/v2/health/ready", summary="The same as /readyz", responses=unwell)(self.ready)
         if self._intake.settings.metrics_port is None:
-            router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)(
-                self.metrics
-            )
+            router.get(
+                "/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse
+            )(self.metrics)
         router.get("/version", summary="Software and model")(self.version)
         return router
 
