@@ -84,7 +84,10 @@ class Authentication:
         """Return the key that came; None where none is needed. Raises: Unauthorized, Forbidden."""
         if self._keyring is None:
             if self._is_for_this_machine and not _is_local_name(headers.get("host", "")):
-                raise Forbidden("without API keys only this machine is answered, by its own names")
+                raise Forbidden(
+                    "without API keys the service answers to names of its own machine alone; its "
+                    "operator can make keys (bar keys), or say --insecure-no-keys"
+                )
             return None
         sent = _keys_sent(headers)
         if not sent:
@@ -102,7 +105,7 @@ class Authentication:
         self, error: ServiceError, scope: Scope, receive: Receive, send: Send
     ) -> None:
         request_id = scope.get("state", {}).get("request_id")
-        logger.info("refused", extra={"request": request_id, "error": str(error)})
+        logger.info("request refused", extra={"request": request_id, "error": str(error)})
         if is_for_images(scope):
             self._metrics.count_rejection(NO_MODEL, error.code)
         response = error_response(error)

@@ -8,11 +8,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from service import redis_client
 from service.rate_limit import MINUTE_US, Allowance, Limiter, MemoryLimiter, RedisLimiter
-from tests.service.fakes import FakeClock, FakeEngine
+from service.redis_queue import RedisJobQueue
+from service.server import bootstrap_api
+from service.settings import Settings
+from tests.service.fakes import FakeClock, FakeEngine, fake_info
 from tests.service.harness import URL, Harness, error_of, running
 from tests.service.key_files import bearer, entry, one_key, write_keys
 from tests.service.redis_server import RedisServer
@@ -328,6 +332,23 @@ async def test_strangers_use_up_nobodys_limit(tmp_path: Path) -> None:
         for _ in range(3):
             assert 401 == (await h.generate(class_id=1)).status_code
         assert 200 == (await h.generate(headers, class_id=1)).status_code
+
+
+async def test_apis_of_one_queue_count_together(redis_server: RedisServer) -> None:
+    """Through one a minute's only request is made, and the other refuses the next."""
+    redis_server.flush()
+    settings = Settings.load({"redis_url": redis_server.url, "requests_per_minute": 1}, {})
+    statuses = []
+    for _ in range(2):
+        service = bootstrap_api(settings, [fake_info()])
+        transport = httpx.ASGITransport(service.api.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://bar") as client:
+            statuses.append((await client.post(URL, json={"class_id": 1})).status_code)
+        await service.api.close()
+        for served in service.models:
+            assert isinstance(served.queue, RedisJobQueue)
+            await served.queue.disconnect()
+    assert [503, 429] == statuses, "no worker is there for the first"
 
 
 async def test_events_pass_through(tmp_path: Path) -> None:
