@@ -13,7 +13,7 @@ SERVE := .venv/installed-serve
 DEV := .venv/installed-dev
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: serve test test-redis lint format clean
+.PHONY: serve test test-redis lint format clean lock wheel images sbom audit notes
 
 serve: $(SERVE)
 	$(BIN)/bar serve $(ARGS)
@@ -35,6 +35,64 @@ lint: $(DEV)
 format: $(DEV)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+# ------------------------------------------------- what a release is made with: docs/releasing.md
+
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' service/__init__.py)
+# The commit's own time, so that whoever builds it gets the same bytes.
+SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct)
+LOCKS := docker/requirements
+LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --generate-hashes \
+  --python-version 3.11 --python-platform x86_64-manylinux_2_28 --constraints constraints.txt
+# Where builds of torch without CUDA come from; TORCH="--find-links FOLDER" takes a folder of wheels.
+TORCH ?= --torch-backend cpu
+DOCKER ?= docker
+
+# Pins stay as they are where they fit; ARGS=--upgrade renews what constraints.txt leaves open.
+lock: $(DEV)
+	$(LOCK) $(ARGS) --excludes $(LOCKS)/api.exclude --output-file $(LOCKS)/api.lock pyproject.toml
+	$(LOCK) $(ARGS) $(TORCH) --output-file $(LOCKS)/cpu.lock pyproject.toml
+	$(LOCK) $(ARGS) --output-file $(LOCKS)/cuda.lock pyproject.toml
+	$(LOCK) $(ARGS) --output-file $(LOCKS)/build.lock $(LOCKS)/build.in
+
+# dist/*.tar.gz and dist/*.whl of the commit, whatever lies about beside it.
+wheel: $(DEV)
+	rm -rf build/commit && mkdir -p build/commit
+	git archive HEAD | tar --extract --directory build/commit
+	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(BIN)/uv build --quiet --out-dir dist \
+	  --require-hashes --build-constraints $(LOCKS)/build.lock build/commit
+
+# bar-serve-api, bar-serve-worker-cpu and bar-serve-worker; DOCKER=podman builds them as well.
+images:
+	for target in api worker-cpu worker; do \
+	  $(DOCKER) build --file docker/Dockerfile --target $$target \
+	    --tag bar-serve-$$target:$(VERSION) --build-arg VERSION=$(VERSION) \
+	    --build-arg REVISION=$$(git rev-parse HEAD) \
+	    --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(ARGS) . || exit 1; \
+	done
+
+# What is in each image, as CycloneDX: dist/bar-serve-{api,cpu,cuda}.cdx.json
+sbom: $(DEV)
+	mkdir -p dist
+	for lock in api cpu cuda; do \
+	  PYTHONWARNINGS=ignore $(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 \
+	    cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+	    --output-file dist/bar-serve-$$lock.cdx.json $(LOCKS)/$$lock.lock || exit 1; \
+	done
+
+# Known vulnerabilities of what is in the images: cuda.lock has all of it. A package that cannot be
+# looked up fails the audit; ARGS="--vulnerability-service osv --osv-url URL" asks a service of your own.
+audit: $(DEV)
+	for lock in cuda build; do \
+	  $(BIN)/uv tool run --quiet --from pip-audit==2.10.1 pip-audit --strict --disable-pip \
+	    --progress-spinner off --requirement $(LOCKS)/$$lock.lock $(ARGS) || { \
+	    echo "make audit: a vulnerability was found, or the service that knows them did not" \
+	      "answer; the lines above say which" >&2; exit 1; }; \
+	done
+
+# What CHANGELOG.md says about this version.
+notes:
+	@sed -n '/^## \[$(VERSION)\]/,/^## \[/{/^## \[/d;p}' CHANGELOG.md
 
 clean:
 	rm -rf .venv build dist
