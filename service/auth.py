@@ -85,7 +85,7 @@ class Authentication:
         if self._keyring is None:
             if self._is_for_this_machine and not _is_local_name(headers.get("host", "")):
                 raise Forbidden(
-                    "without API keys the service answers to names of its own machine alone; its "
+                    "without API keys only names of the service's own machine are answered: its "
                     "operator can make keys (bar keys), or say --insecure-no-keys"
                 )
             return None
@@ -104,8 +104,8 @@ class Authentication:
     async def _refuse(
         self, error: ServiceError, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        request_id = scope.get("state", {}).get("request_id")
-        logger.info("request refused", extra={"request": request_id, "error": str(error)})
+        reason, _, _for_the_client = str(error).partition(":")
+        logger.info("request refused", extra={"reason": reason})
         if is_for_images(scope):
             self._metrics.count_rejection(NO_MODEL, error.code)
         response = error_response(error)
