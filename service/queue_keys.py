@@ -25,7 +25,8 @@
 
 The braces are a Cluster hash tag: all of a queue lies on one node, so that a script may use all of
 it. Every key belongs to an unfinished job or has a time to live, except `meta` and the sets, whose
-size is bounded by what they count.
+size is bounded by what they count. Beside the queues lies `{bar:rate:<owner>}`, a string: the µs at
+which nothing counts any more against the owner's rate limit, when it also expires.
 """
 
 from dataclasses import dataclass
