@@ -13,6 +13,7 @@ import pytest
 
 from model.config import ImageRequest
 from service.jobs import JobState, QueueStats
+from service.memory_queue import MemoryJobQueue
 from tests.service.fakes import NUM_STEPS, FakeDecoding, FakeEngine
 from tests.service.harness import Harness, error_of, expected_png, running
 
@@ -273,6 +274,9 @@ async def test_nothing_is_kept_of_what_has_ended() -> None:
         return num_samples, len(ours), len(asyncio.all_tasks())
 
     async with running(FakeEngine(num_slots=2)) as h:
+        assert isinstance(h.queue, MemoryJobQueue)
+        # Records of ended jobs are kept on purpose, so many of them and no more.
+        h.queue._archive._policy = replace(h.queue.policy, max_records=8)
         await load(h)
         await load(h)
         before = await kept(h)
