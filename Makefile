@@ -50,9 +50,10 @@ DOCKER ?= docker
 
 # Pins stay as they are where they fit; ARGS=--upgrade renews what constraints.txt leaves open.
 lock: $(DEV)
-	$(LOCK) $(ARGS) --excludes $(LOCKS)/api.exclude --output-file $(LOCKS)/api.lock pyproject.toml
-	$(LOCK) $(ARGS) $(TORCH) --output-file $(LOCKS)/cpu.lock pyproject.toml
-	$(LOCK) $(ARGS) --output-file $(LOCKS)/cuda.lock pyproject.toml
+	$(LOCK) $(ARGS) --extra otel --excludes $(LOCKS)/api.exclude \
+	  --output-file $(LOCKS)/api.lock pyproject.toml
+	$(LOCK) $(ARGS) --extra otel $(TORCH) --output-file $(LOCKS)/cpu.lock pyproject.toml
+	$(LOCK) $(ARGS) --extra otel --output-file $(LOCKS)/cuda.lock pyproject.toml
 	$(LOCK) $(ARGS) --output-file $(LOCKS)/build.lock $(LOCKS)/build.in
 
 # dist/*.tar.gz and dist/*.whl of the commit, whatever lies about beside it.

@@ -84,18 +84,23 @@ def test_the_environment_is_one_of_settings(target: str) -> None:
 
 @each_target
 def test_packages_have_a_layer_of_their_own(target: str) -> None:
-    """They are copied before bar-serve is installed, and their stage knows its lock alone."""
-    (copied,) = FILE.stages[target].of("COPY")
-    steps = FILE.stages[target].instructions
-    (install,) = (step for step in steps if "uv pip install" in step.text)
-    assert steps.index(copied) < steps.index(install)
-    assert {"--offline", "--no-deps"} <= set(install.text.split())
-    packages = FILE.stages[copied.text.split()[0].removeprefix("--from=")]
-    assert ["docker/requirements/"] == [
-        re.sub(r"\w+\.lock \./$", "", each.text) for each in packages.of("COPY")
-    ]
-    (sync,) = packages.of("RUN")
+    """It comes before that of bar-serve, and the stage it is made in knows its lock alone."""
+    first, second = (step.words() for step in FILE.stages[target].of("COPY"))
+    assert ["/opt/bar", "/opt/bar"] == first[1:] == second[1:]
+    assert "--from=bar" == second[0]
+    packages = FILE.stages[first[0].removeprefix("--from=")]
+    (copied,), (sync,) = packages.of("COPY"), packages.of("RUN")
+    assert re.fullmatch(r"docker/requirements/\w+\.lock \./", copied.text)
     assert {"--require-hashes", "--no-build"} <= set(sync.text.split())
+
+
+def test_bar_serve_is_a_layer_without_dependencies() -> None:
+    """It is built from hashed tools, and installed alone, beside nothing."""
+    (step,) = FILE.stages["bar"].of("RUN")
+    build, install = step.text.split(" && ")
+    assert "--require-hashes --build-constraints build.lock" in build
+    assert "uv pip install --offline --no-deps /wheel/*.whl" == install
+    assert "builder" == FILE.stages["bar"].parent
 
 
 def test_only_the_gpu_worker_has_a_compiler() -> None:

@@ -40,9 +40,10 @@ def lock(name: str) -> dict[str, Pin]:
 
 
 def project() -> dict[str, list[str]]:
-    """Read what pyproject.toml asks for to build, and to run."""
+    """Read what pyproject.toml asks for to build, and to run with traces."""
     values = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    return {"build": values["build-system"]["requires"], "run": values["project"]["dependencies"]}
+    run = values["project"]["dependencies"] + values["project"]["optional-dependencies"]["otel"]
+    return {"build": values["build-system"]["requires"], "run": run}
 
 
 LOCKS = ["api", "cpu", "cuda", "build"]
