@@ -21,6 +21,7 @@ from service.routes.operations import OperationsRoutes
 from service.routes.reproduce import REPRODUCE, ReproductionRoutes
 from service.served_models import ServedModels
 from service.settings import Settings
+from service.tracing import Traces
 from service.worker_health import WorkerHealth
 
 
@@ -33,6 +34,7 @@ class Api:
         settings: Settings,
         models: ServedModels,
         metrics: Metrics,
+        traces: Traces,
         health: WorkerHealth | None = None,
     ) -> None:
         """Build the application; `health` is that of a worker in the same process.
@@ -60,7 +62,7 @@ class Api:
         self._limiter = make_limiter(settings)
         metered = RateLimit(limited, self._limiter, settings.requests_per_minute, metrics)
         guarded = Authentication(metered, settings, Keyring.of(settings), metrics)
-        self.app: ASGIApp = Observation(guarded, metrics)
+        self.app: ASGIApp = Observation(guarded, metrics, traces)
 
     def drain(self) -> None:
         """Refuse what comes from now on; what was accepted is answered."""

@@ -70,6 +70,11 @@ def endpoint_of(method: str, handler: str) -> str | None:
     return ENDPOINTS.get((method, pattern))
 
 
+def method_label(method: str) -> str:
+    """Return an HTTP method, "other" for one that a client has made up."""
+    return method if method in METHODS else "other"
+
+
 class Metrics:
     """The metrics of one API process, whose `models` are names and revisions."""
 
@@ -126,7 +131,7 @@ class Metrics:
 
     def observe_http(self, handler: str, method: str, status: int, seconds: float) -> None:
         """Count one answered request."""
-        method = method if method in METHODS else "other"
+        method = method_label(method)
         self._http_requests.labels(handler, method, str(status)).inc()
         self._http_seconds.labels(handler, method).observe(seconds)
 

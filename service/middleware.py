@@ -16,9 +16,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs
 from service.errors import BodyTooLarge, GenerationFailed, ServiceError
-from service.metrics import Metrics, endpoint_of
+from service.metrics import Metrics, endpoint_of, method_label
+from service.tracing import RequestTrace, Traces, read_traceparent
 
 logger = logging.getLogger("bar.http")
+
+NO_TRACES = Traces()
 
 
 def error_response(error: ServiceError) -> JSONResponse:
@@ -32,11 +35,12 @@ def error_response(error: ServiceError) -> JSONResponse:
 
 
 class Observation:
-    """Gives each request an id, and measures it."""
+    """Gives each request an id and a trace, and measures it."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, traces: Traces) -> None:
         self._app = app
         self._metrics = metrics
+        self._traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, its id in `scope["state"]`, and count it when it is answered."""
@@ -47,6 +51,9 @@ class Observation:
         # Made here, never taken from the client: its text shall not reach headers or logs.
         request_id = scope.setdefault("state", {})["request_id"] = f"req_{secrets.token_hex(12)}"
         logs.request_id.set(request_id)
+        trace = self._trace(scope)
+        scope["state"]["traceparent"] = trace.traceparent
+        context = [(b"traceparent", trace.traceparent.encode())] if trace.traceparent else []
         status = 500
 
         async def send_marked(message: Message) -> None:
@@ -58,26 +65,34 @@ class Observation:
                     *message.get("headers", ()),
                     (b"x-request-id", request_id.encode()),
                     (b"server-timing", f"total;dur={elapsed_ms:.1f}".encode()),
+                    *context,
                 ]
             await send(message)
 
         try:
             await self._app(scope, receive, send_marked)
         finally:
-            self._record(scope, status, time.monotonic() - started)
+            # An answer that begins with 200 may end otherwise: whoever knows says so.
+            status = scope["state"].get("final_status", status)
+            self._record(scope, trace, status, time.monotonic() - started)
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _trace(self, scope: Scope) -> RequestTrace:
+        sent = [value for name, value in scope["headers"] if name == b"traceparent"]
+        # Probes and scrapes come every few seconds, and nobody asks where their time went.
+        traces = self._traces if scope["path"].startswith("/v1/") else NO_TRACES
+        return traces.request(method_label(scope["method"]), read_traceparent(sent))
+
+    def _record(self, scope: Scope, trace: RequestTrace, status: int, seconds: float) -> None:
         # The route's pattern, not the path: clients can make up any number of paths.
         method, state = scope["method"], scope["state"]
         handler = getattr(scope.get("route"), "path", "unmatched")
+        trace.end(handler, status)
         self._metrics.observe_http(handler, method, status, seconds)
-        # An answer that begins with 200 may end otherwise: whoever knows says so.
-        ended = state.get("final_status", status)
         endpoint = endpoint_of(method, handler)
         if endpoint:
-            self._metrics.observe_request(state.get("model_name", ""), endpoint, ended, seconds)
+            self._metrics.observe_request(state.get("model_name", ""), endpoint, status, seconds)
         # The lines of its job tell of a request that had one.
-        is_news = ended >= 500 or (endpoint is not None and ended >= 400)
+        is_news = status >= 500 or (endpoint is not None and status >= 400)
         logger.log(
             logging.INFO if is_news else logging.DEBUG,
             "answered",
@@ -85,7 +100,7 @@ class Observation:
                 "request": state["request_id"],
                 "method": method,
                 "handler": handler,
-                "status": ended,
+                "status": status,
                 "seconds": round(seconds, 4),
                 **({"error": state["error_code"]} if "error_code" in state else {}),
             },

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from service.images import Pixels, encode
 from service.jobs import Claim, Job, JobResult, JobTimings
+from service.tracing import JobTrace
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class RunningJob:
     """A claimed job that has not ended. Times are those of the monotonic clock."""
 
     claim: Claim
+    trace: JobTrace
     claimed_at: float = field(default_factory=time.monotonic)
     started_at: float = 0.0  # its first image entered a slot
     full_at: float = 0.0  # the newest image
@@ -48,6 +50,16 @@ class RunningJob:
     def age_s(self) -> float:
         """Seconds since the job was admitted."""
         return self.claim.queue_s + time.monotonic() - self.claimed_at
+
+    def trace_stages(self, stored_from: float, stored_to: float) -> None:
+        """Tell the trace when each stage was. Only when all images were delivered."""
+        images = [image for image in self.images.values() if image is not None]
+        pixels_at = [image.pixels_at for image in images]
+        encoded_at = max(image.pixels_at + image.seconds for image in images)
+        self.trace.note_stage("tokens", self.started_at, self.full_at)
+        self.trace.note_stage("decode", self.full_at, max(pixels_at))
+        self.trace.note_stage("encode", min(pixels_at), encoded_at)
+        self.trace.note_stage("store", stored_from, stored_to)
 
     def result(self) -> JobResult | None:
         """Put the images together; None if one failed. Only when all were delivered."""

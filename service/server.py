@@ -35,6 +35,7 @@ from service.redis_queue import RedisJobQueue
 from service.served_models import ServedModel, ServedModels
 from service.settings import Settings
 from service.side_port import metrics_app, open_side_port
+from service.tracing import Traces, make_traces
 from service.worker import WorkerParts
 from service.worker_health import WorkerHealth
 from service.worker_metrics import WorkerMetrics
@@ -56,6 +57,7 @@ class Service:
     settings: Settings
     models: ServedModels
     metrics: Metrics
+    traces: Traces
     api: Api
     worker: "LocalWorker | None"  # None: the workers are other processes
 
@@ -77,12 +79,18 @@ class LocalWorker:
     run: Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 
 
-def bootstrap(settings: Settings, info: ModelInfo, load_engine: Callable[[], "Engine"]) -> Service:
+def bootstrap(
+    settings: Settings,
+    info: ModelInfo,
+    load_engine: Callable[[], "Engine"],
+    traces: Traces | None = None,
+) -> Service:
     """Wire the parts of a process that serves `info` all by itself.
 
     Raises: StartupError if the queue could never hold the largest request.
     """
     _check_bound(settings, info)
+    traces = traces or make_traces(settings, process_name())
     # Nobody else could try again, and a hung step would only be made again by the same worker.
     policy = replace(make_policy(settings), max_attempts=1, lease_s=FOREVER_S)
     queue = MemoryJobQueue(policy)
@@ -96,15 +104,17 @@ def bootstrap(settings: Settings, info: ModelInfo, load_engine: Callable[[], "En
         thread=EngineThread(),
         health=health,
         metrics=WorkerMetrics(metrics.registry, info.name, health),
+        traces=traces,
         target_step_s=settings.target_step_s,
         canary_interval_s=settings.canary_interval_s,
     )
     models = ServedModels([ServedModel(info, queue)])
-    api = Api(settings=settings, models=models, metrics=metrics, health=health)
+    api = Api(settings=settings, models=models, metrics=metrics, traces=traces, health=health)
     return Service(
         settings,
         models,
         metrics,
+        traces,
         api,
         LocalWorker(parts.thread, health, partial(run_worker, parts)),
     )
@@ -126,8 +136,9 @@ def bootstrap_api(settings: Settings, infos: Sequence[ModelInfo]) -> Service:
         ]
     )
     metrics = Metrics({info.name: info.revision for info in infos})
-    api = Api(settings=settings, models=models, metrics=metrics)
-    return Service(settings, models, metrics, api, None)
+    traces = make_traces(settings, name)
+    api = Api(settings=settings, models=models, metrics=metrics, traces=traces)
+    return Service(settings, models, metrics, traces, api, None)
 
 
 def make_policy(settings: Settings) -> QueuePolicy:
@@ -192,6 +203,7 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop_by_signal)
     async with contextlib.AsyncExitStack() as queues:
+        queues.callback(service.traces.close)
         for served in service.models:
             await queues.enter_async_context(served.queue.running())
         metrics = metrics_app(lambda: service.metrics.scrape(service.models.queues))

@@ -127,6 +127,13 @@ class Settings(BaseModel):
     shutdown_grace_s: float = Field(
         25.0, ge=0, allow_inf_nan=False, description="time to finish what runs after SIGTERM"
     )
+    otlp_endpoint: str | None = Field(
+        None, pattern=r"^https?://[^\s/]+",
+        description="collector of traces, over OTLP/HTTP, as http://HOST:4318; none: no traces",
+    )  # fmt: skip
+    trace_share: float = Field(
+        1.0, ge=0, le=1, description="share of the traces that begin here which are recorded"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe level that is logged"
     )

@@ -29,6 +29,7 @@ from service.jobs import EngineCounters, JobResult, PartialImage, WorkerPhase, W
 from service.provenance import Provenance
 from service.running_job import Encoded, RunningJob, encode_image
 from service.scheduler import Image, Scheduler
+from service.tracing import Traces
 from service.worker_health import WorkerHealth
 from service.worker_metrics import WorkerMetrics
 
@@ -52,6 +53,7 @@ class WorkerParts:
     thread: EngineThread
     health: WorkerHealth
     metrics: WorkerMetrics
+    traces: Traces
     target_step_s: float
     canary_interval_s: float
 
@@ -75,6 +77,7 @@ class Worker:
         self._thread = parts.thread
         self._health = parts.health
         self._metrics = parts.metrics
+        self._traces = parts.traces
         self._driver = driver
         self._scheduler = scheduler
         self._keeper = keeper
@@ -104,6 +107,8 @@ class Worker:
             finally:
                 if self._bell is not None:
                     self._bell.cancel()
+                for running in self._jobs.values():
+                    running.trace.end("failed" if lost else "released")
         if lost is not None:
             logger.error("%s; its %d jobs are given up", lost, len(self._jobs), exc_info=lost)
             for running in self._jobs.values():
@@ -170,14 +175,15 @@ class Worker:
         if self._health.is_stopping:
             return
         for claim in await self._queue.claim(self._scheduler.room()):
-            self._jobs[claim.job.id] = RunningJob(claim)
+            self._jobs[claim.job.id] = RunningJob(claim, self._traces.job(claim))
             self._scheduler.add(claim.job, claim.queue_s)
 
     async def _drop_revoked(self) -> list[Image]:
         """Forget jobs that nobody wants; return their images that hold slots."""
         dropped: list[Image] = []
         for job_id in await self._queue.revoked(self._scheduler.job_ids):
-            self._jobs.pop(job_id, None)
+            if running := self._jobs.pop(job_id, None):
+                running.trace.end("dropped")
             dropped += self._scheduler.drop(job_id)
         return dropped
 
@@ -190,10 +196,8 @@ class Worker:
     async def _step(
         self, dropped: Sequence[Image], admitted: Sequence[Image], has_news: Callable[[], bool]
     ) -> Turn:
-        now = time.monotonic()
         for image in admitted:
-            running = self._jobs[image.job.id]
-            running.started_at = running.started_at or now
+            self._begin(self._jobs[image.job.id])
         self._health.work(is_in_flight=bool(self._scheduler.job_ids))
         turn = await self._thread.call(partial(self._driver.turn, dropped, admitted, has_news))
         self._scheduler.advance(turn.shares, turn.step_times_s)
@@ -201,6 +205,13 @@ class Worker:
         self._health.work(is_in_flight=bool(self._scheduler.job_ids))
         self._account(turn)
         return turn
+
+    def _begin(self, running: RunningJob) -> None:
+        """Note that an image of the job enters a slot; at the first, whom it shares steps with."""
+        if not running.started_at:
+            running.started_at = time.monotonic()
+            others = (self._jobs[job_id] for job_id in self._scheduler.job_ids)
+            running.trace.share(r.trace for r in others if r.started_at and r is not running)
 
     def _account(self, turn: Turn) -> None:
         """Divide the device's time among the images that shared it."""
@@ -261,12 +272,16 @@ class Worker:
 
     async def _complete(self, running: RunningJob, result: JobResult) -> None:
         started = time.monotonic()
-        if await self._queue.complete(running.claim, result):
+        is_ours = await self._queue.complete(running.claim, result)
+        ended = time.monotonic()
+        running.trace_stages(started, ended)
+        running.trace.end("succeeded" if is_ours else "lost", result)
+        if is_ours:
             self._metrics.observe_job(
                 result.timings,
                 len(result.images),
                 tokens_s=running.tokens_s,
-                store_s=time.monotonic() - started,
+                store_s=ended - started,
             )
 
     async def _encoded(
@@ -289,6 +304,7 @@ class Worker:
         # Its other images are dropped at the next turn, like those of every job that has ended.
         if await self._queue.fail(running.claim, f"an image failed: {type(error).__name__}"):
             logger.error("an image failed", exc_info=error, extra={"job": image.job.id})
+        running.trace.end("failed")
         return None
 
     async def _fail_all(self, error: Exception) -> None:
@@ -302,8 +318,9 @@ class Worker:
         logger.error("a step failed, and its %d jobs with it", len(failed), exc_info=error)
         for job_id in failed:
             self._scheduler.drop(job_id)
-            claim = self._jobs.pop(job_id).claim
-            await self._queue.fail(claim, f"the engine failed: {type(error).__name__}")
+            running = self._jobs.pop(job_id)
+            running.trace.end("failed")
+            await self._queue.fail(running.claim, f"the engine failed: {type(error).__name__}")
         try:
             await self._thread.call(self._driver.clear)
         except RuntimeError as second:

@@ -26,6 +26,7 @@ from service.redis_work import RedisWorkQueue
 from service.server import process_name
 from service.settings import Settings
 from service.side_port import open_side_port, worker_app
+from service.tracing import make_traces
 from service.worker import WorkerParts
 from service.worker_health import WorkerHealth
 from service.worker_metrics import WorkerMetrics
@@ -76,6 +77,7 @@ class WorkerProcess:
             thread=EngineThread(),
             health=health,
             metrics=WorkerMetrics(registry, info.name, health),
+            traces=make_traces(settings, queue.name),
             target_step_s=settings.target_step_s,
             canary_interval_s=settings.canary_interval_s,
         )
@@ -105,6 +107,7 @@ class WorkerProcess:
                 await asyncio.wait({working}, timeout=self._grace_s())
             working.cancel()
             await asyncio.wait({working})
+        self.parts.traces.close()
         if not working.cancelled():
             working.result()
         logger.info("stopped")

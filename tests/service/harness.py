@@ -19,6 +19,7 @@ from service.jobs import QueueStats
 from service.provenance import Provenance
 from service.server import Service, bind, bootstrap, serve
 from service.settings import Settings
+from service.tracing import Traces
 from tests.service.fakes import FakeEngine, as_engine, fake_info, fake_pixels
 
 URL = "/v1/generations"
@@ -46,11 +47,16 @@ class Harness:
         return stats
 
 
-def make_service(engine: FakeEngine, info: ModelInfo | None = None, **settings: Any) -> Service:
+def make_service(
+    engine: FakeEngine,
+    info: ModelInfo | None = None,
+    traces: Traces | None = None,
+    **settings: Any,
+) -> Service:
     """Wire a service of the fake model, or of what `info` makes of it, on `engine`."""
     values = {"model": "digits", "port": 0, **settings}
     info = info or fake_info()
-    return bootstrap(Settings.load(values, environ={}), info, lambda: as_engine(engine))
+    return bootstrap(Settings.load(values, environ={}), info, lambda: as_engine(engine), traces)
 
 
 @asynccontextmanager
