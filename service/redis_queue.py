@@ -97,9 +97,7 @@ class RedisJobQueue:
         if word == "conflict":
             raise key_mismatch() if detail == "key" else id_mismatch()
         if word == "admitted":
-            log_job(
-                detail, "queued", images=len(job.images), cost=job.cost, priority=job.priority
-            )
+            log_job(detail, "queued", images=len(job.images), cost=job.cost, priority=job.priority)
         if is_awaited:
             self._awaited[detail] = _Awaited(
                 replace(job, id=detail),

@@ -204,6 +204,7 @@ async def serve(
         loop.add_signal_handler(number, server.stop_by_signal)
     async with contextlib.AsyncExitStack() as queues:
         queues.callback(service.traces.close)
+        queues.push_async_callback(service.api.close)
         for served in service.models:
             await queues.enter_async_context(served.queue.running())
         metrics = metrics_app(lambda: service.metrics.scrape(service.models.queues))
@@ -217,7 +218,6 @@ async def serve(
             server.closing.cancel()
     logger.info("stopped")
 
-        queues.push_async_callback(service.api.close)
 
 async def _serve_with_worker(
     server: "_Server",
