@@ -6,20 +6,21 @@ with the model, key by key. I1 to I10 are the names of the invariants in docs/qu
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from service.errors import QueueFull, QuotaExceeded
+from service.errors import IdempotencyMismatch, QueueFull, QuotaExceeded
 from service.jobs import Claim, JobState
 from service.memory_queue import MemoryJobQueue
 from service.queue_policy import QueuePolicy
 from service.redis_queue import RedisJobQueue
 from service.redis_work import RedisWorkQueue
+from tests.service.queue_contents import ZSETS, look
 from tests.service.queue_ends import RESULT, Ends, close, job, memory_ends, redis_ends
 from tests.service.redis_server import RedisServer
 
@@ -28,8 +29,6 @@ POLICY = QueuePolicy(
     record_ttl_s=40.0, answered_ttl_s=15.0,
 )  # fmt: skip
 OWNERS = ("ann", "bob")
-ZSETS = ("ready", "solo", "delayed", "lease")
-KINDS = {*ZSETS, "j", "t", "o", "r", "s", "w", "bell", "meta", "deadlines", "dead", "kept"}
 T = TypeVar("T")
 
 
@@ -65,20 +64,6 @@ class Modelled:
         if self.is_delayed_until is not None:
             return "delayed"
         return "solo" if self.is_solo else "ready"
-
-
-@dataclass
-class Seen:
-    """What the queue holds, read from its inside."""
-
-    homes: dict[str, set[str]]
-    owned: dict[str, set[str]] | dict[str, int]
-    listed: dict[str, set[str]]
-    jobs: dict[str, tuple[JobState, int, int]]  # state, attempts, crashes
-    results: dict[str, bytes]
-    cost: int
-    accepted: int
-    ended: Counter[JobState] = field(default_factory=Counter)
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -171,6 +156,19 @@ class QueueMachine(RuleBasedStateMachine):
             self.jobs[sent.id] = Modelled(
                 sent.cost, owner, self.now - sent.lead_s, self.now + timeout_s
             )
+
+    @rule(data=st.data(), is_same=st.booleans())
+    def admit_again(self, data: st.DataObject, is_same: bool) -> None:
+        known = sorted(job_id for job_id, j in self.jobs.items() if j.is_known)
+        if not known:
+            return
+        job_id = data.draw(st.sampled_from(known))
+        again = job(job_id, owner=self.jobs[job_id].owner, fingerprint="" if is_same else "other")
+        try:
+            assert job_id == self.run(self.ends.api.admit(again))
+            assert is_same, "an id stands for one request"
+        except IdempotencyMismatch:
+            assert not is_same, "a known job is admitted again"
 
     @rule(worker=st.integers(0, 1), limit=st.integers(1, 4))
     def claim(self, worker: int, limit: int) -> None:
@@ -278,11 +276,9 @@ class QueueMachine(RuleBasedStateMachine):
             return
         job_id = data.draw(st.sampled_from(sorted(self.jobs)))
         j, api = self.jobs[job_id], self.ends.api
+        forget = api._scripts.forget if isinstance(api, RedisJobQueue) else api.forget
         for _ in range(times):
-            if isinstance(api, RedisJobQueue):
-                self.run(api._scripts.forget(job_id))
-            else:
-                self.run(api.forget(job_id))
+            self.run(forget(job_id))
         if j.state.is_terminal and j.state is not JobState.DEAD:
             j.kept_until = min(j.kept_until, self.now + POLICY.answered_ttl_s)
 
@@ -301,7 +297,7 @@ class QueueMachine(RuleBasedStateMachine):
     def renew(self, worker: int) -> None:
         worker %= len(self.workers)
         work = self.workers[worker]
-        mine = {i: j for i, j in self.jobs.items() if j.worker == worker and self._runs(j)}
+        mine = {i: j for i, j in self.jobs.items() if j.worker == worker and j.home == "lease"}
         if isinstance(work, RedisWorkQueue):
             holds = [(i, j.claim.token) for i, j in mine.items() if j.claim]
             lost = self.run(work._scripts.renew(work.name, holds))
@@ -314,10 +310,6 @@ class QueueMachine(RuleBasedStateMachine):
             else:
                 assert job_id not in lost
                 j.leased_until = self.now + POLICY.lease_s
-
-    @staticmethod
-    def _runs(j: Modelled) -> bool:
-        return j.state is JobState.RUNNING
 
     @rule(worker=st.integers(0, 1))
     def kill_worker(self, worker: int) -> None:
@@ -355,7 +347,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_queue_is_as_the_model(self) -> None:
-        seen = self.run(look(self.ends))
+        seen = self.run(look(self.ends, OWNERS))
         for name in ZSETS:
             expected = {i for i, j in self.jobs.items() if j.home == name}
             assert expected == seen.homes[name], f"I1: {name}"
@@ -378,101 +370,6 @@ class QueueMachine(RuleBasedStateMachine):
             assert (j.state, j.attempts, j.crashes) == seen.jobs[job_id], "I7"
             assert j.attempts <= POLICY.max_attempts
             assert j.crashes <= POLICY.max_crashes
-
-
-async def look(ends: Ends) -> Seen:
-    """Read the whole of a queue."""
-    if isinstance(ends.api, MemoryJobQueue):
-        return look_at_memory(ends.api)
-    assert isinstance(ends.api, RedisJobQueue)
-    return await look_at_server(ends.api)
-
-
-def look_at_memory(queue: MemoryJobQueue) -> Seen:
-    """Read the book."""
-    book = queue._book
-    records = {**book.unfinished, **{r.job.id: r for r in queue._archive.records()}}
-    orders = {"ready": book.ready, "solo": book.solo, "delayed": book.delayed}
-    return Seen(
-        homes={
-            **{name: {r.job.id for r in order.records()} for name, order in orders.items()},
-            "lease": set(book.running),
-        },
-        owned=dict(book.owned),
-        listed={owner: {r.job.id for r in book.jobs_of(owner)} for owner in OWNERS},
-        jobs={i: (r.state, r.attempts, r.crashes) for i, r in records.items()},
-        results={
-            i: r.outcome.result.images[0]
-            for i, r in records.items()
-            if r.outcome and r.outcome.result
-        },
-        cost=book.cost_waiting,
-        accepted=queue._num_accepted,
-        ended=book.num_ended,
-    )
-
-
-async def look_at_server(queue: RedisJobQueue) -> Seen:
-    """Read every key, and check that each is known and none stays for ever (I8)."""
-    found, homes, meta = await _read_all(queue)
-    jobs = {}
-    for job_id, (ttl_ms, values) in found["j"].items():
-        state, attempts, crashes = (value.decode() for value in values)
-        jobs[job_id] = (JobState(state), int(attempts), int(crashes))
-        assert (ttl_ms > 0) == JobState(state).is_terminal, f"I8: {job_id} has ttl {ttl_ms}"
-    unfinished = {i for i, (state, _, _) in jobs.items() if not state.is_terminal}
-    assert unfinished == homes["deadlines"]
-    assert jobs.keys() - unfinished == homes["kept"]
-    return Seen(
-        homes=homes,
-        owned={owner: _texts(members) for owner, (_, members) in found["t"].items()},
-        listed={owner: _texts(members) for owner, (_, members) in found["o"].items()},
-        jobs=jobs,
-        results={i: value.partition(b"\n")[2] for i, (_, value) in found["r"].items()},
-        cost=meta.get("queued_cost", 0),
-        accepted=meta.get("accepted", 0),
-        ended=Counter({s: meta.get(f"ended:{s}", 0) for s in JobState if s.is_terminal}),
-    )
-
-
-READS: dict[str, Callable[[Any, str], object]] = {
-    "j": lambda pipe, key: pipe.hmget(key, "state", "attempts", "crashes"),
-    "t": lambda pipe, key: pipe.smembers(key),
-    "o": lambda pipe, key: pipe.zrange(key, 0, -1),
-    "r": lambda pipe, key: pipe.get(key),
-    "s": lambda pipe, key: pipe.exists(key),  # and whatever else is only there or not
-}
-
-
-async def _read_all(queue: RedisJobQueue) -> tuple[Any, dict[str, set[str]], dict[str, int]]:
-    """Return time to live and content of every key by kind and name; the sorted sets; counters."""
-    client, prefix = queue._client, queue._keys.prefix
-    keys = sorted([key.decode() async for key in client.scan_iter(count=1000)])
-    names = (*ZSETS, "deadlines", "kept")
-    async with client.pipeline(transaction=False) as pipe:
-        pipe.hgetall(prefix + "meta")
-        for name in names:
-            pipe.zrange(prefix + name, 0, -1)
-        for key in keys:
-            kind = key.removeprefix(prefix).partition(":")[0]
-            assert key.startswith(prefix), f"I8: {key}"
-            assert kind in KINDS, f"I8: {key}"
-            pipe.pttl(key)
-            READS.get(kind, READS["s"])(pipe, key)
-        meta, *answers = await pipe.execute()
-    found: dict[str, dict[str, tuple[int, Any]]] = {kind: {} for kind in KINDS}
-    rows = zip(answers[len(names) :: 2], answers[len(names) + 1 :: 2], strict=True)
-    for key, (ttl_ms, value) in zip(keys, rows, strict=True):
-        kind, _, rest = key.removeprefix(prefix).partition(":")
-        found[kind][rest] = ttl_ms, value
-        assert ttl_ms > 0 or kind not in ("r", "s", "w", "o", "bell"), f"I8: {key} stays for ever"
-    homes = {name: _texts(ids) for name, ids in zip(names, answers, strict=False)}
-    numbers = {k.decode(): v.decode() for k, v in meta.items()}
-    return found, homes, {k: int(v) for k, v in numbers.items() if v.isdigit()}
-
-
-def _texts(values: Iterable[bytes]) -> set[str]:
-    return {value.decode() for value in values}
 
 
 def test_in_memory() -> None:
