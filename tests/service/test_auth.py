@@ -44,11 +44,12 @@ def logged() -> Iterator[io.StringIO]:
     for handler, formatter in zip(handlers, (JsonFormatter(), TextFormatter()), strict=True):
         handler.setFormatter(formatter)
         root.addHandler(handler)
-    level, root.level = root.level, logging.DEBUG
+    level = root.level
+    root.setLevel(logging.DEBUG)
     try:
         yield text
     finally:
-        root.level = level
+        root.setLevel(level)
         for handler in handlers:
             root.removeHandler(handler)
 
@@ -181,7 +182,7 @@ async def test_what_needs_no_key_is_exactly_this(path: Path) -> None:
     for pattern, operations in routes.items():
         for operation in operations.values():
             says_so = [operation.get("security"), "401" in operation["responses"]]
-            needed = [{"bearer": []}, {"header": []}]
+            needed: list[dict[str, list[str]]] = [{"bearer": []}, {"header": []}]
             assert says_so == ([None, False] if pattern in OPEN else [needed, True]), pattern
 
 
