@@ -171,6 +171,12 @@ class Settings(BaseModel):
         return settings
 
 
+def environment_for(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a child process that has these settings, and none of ours."""
+    others = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
+    return others | {PREFIX + name.upper(): text for name, text in settings.items()}
+
+
 WORKER_SETTINGS = [name for name in Settings.model_fields if name not in API_SETTINGS]
 
 

@@ -1,9 +1,27 @@
-"""What has to be settled before any test module is imported."""
+"""What has to be settled before any test module is imported, and what the tests run against."""
 
 import os
+import subprocess
 from pathlib import Path
+
+import redis
+
+from service.errors import StartupError
+from tests.service.redis_server import chosen_server
 
 # Triton reads this when it is first imported, by whomever: without a GPU its kernels are
 # interpreted. Torch cannot be asked for a GPU here, since it may be the one to import Triton.
 if not Path("/proc/driver/nvidia").exists():
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_report_header() -> str:
+    """Say which Redis server and which redis-py the queue's tests run with."""
+    try:
+        program = chosen_server()
+    except StartupError:
+        server = "no server"
+    else:
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+        server = f"{program} {said.stdout.partition(' sha')[0].partition('=')[2]}"
+    return f"redis: {server}, redis-py {redis.__version__}"

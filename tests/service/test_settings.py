@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.errors import StartupError
-from service.settings import Settings
+from service.settings import Settings, environment_for
 
 
 def test_flags_win_over_the_environment_over_defaults() -> None:
@@ -49,3 +49,12 @@ def test_the_server_is_private_unless_told_otherwise() -> None:
 def test_every_setting_says_what_it_is() -> None:
     """Help texts are made from the descriptions."""
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_a_child_process_gets_no_settings_but_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the environment sets for this process is not what another one that it starts is told."""
+    monkeypatch.setenv("BAR_PORT", "1")
+    monkeypatch.setenv("OTHER", "kept")
+    environ = environment_for({"model": "digits"})
+    assert ("kept", "digits") == (environ["OTHER"], environ["BAR_MODEL"])
+    assert "BAR_PORT" not in environ
