@@ -208,6 +208,7 @@ class QueueStats:
     workers: tuple[WorkerStatus, ...]
     num_redelivered: int = 0  # claims that were taken back from lost workers
     num_dead_letters: int = 0  # kept now
+    server_memory_bytes: Mapping[str, int] = field(default_factory=dict)  # used, and its limit
 
 
 @dataclass(frozen=True, kw_only=True)

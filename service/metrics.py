@@ -206,12 +206,18 @@ class _Scrape(Collector):
         ended = CounterMetricFamily(
             "bar_jobs_ended", "Jobs by terminal state", labels=["model_name", "state"]
         )
+        memory = GaugeMetricFamily(
+            "bar_redis_memory_bytes", "Memory of the queue's server", labels=["model_name", "kind"]
+        )
         for model, stats in self._stats.items():
+            for kind, num_bytes in stats.server_memory_bytes.items():
+                memory.add_metric([model, kind], num_bytes)
             phases = [worker.phase for worker in stats.workers]
             for phase in get_args(WorkerPhase):
                 workers.add_metric([model, phase], phases.count(phase))
             for state, count in stats.num_ended.items():
                 ended.add_metric([model, state], count)
+        yield memory
         yield workers
         yield ended
 

@@ -217,7 +217,9 @@ class RedisJobQueue:
         return self._workers
 
     async def stats(self) -> QueueStats:
-        (waiting, running, dead, oldest_s), counters = await self._scripts.stats()
+        ((waiting, running, dead, oldest_s), counters), memory = await asyncio.gather(
+            self._scripts.stats(), self._reader.memory_bytes()
+        )
 
         def number(name: str) -> int:
             return int(counters.get(name, 0))
@@ -235,6 +237,7 @@ class RedisJobQueue:
             workers=await self.workers(),
             num_redelivered=number("redelivered"),
             num_dead_letters=int(dead),
+            server_memory_bytes=memory,
         )
 
     async def dead_letters(self, limit: int = 100) -> list[DeadLetter]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 
 from service.jobs import DeadLetter, Job, JobState, JobView, KnownJob, WorkerStatus
 from service.payloads import PayloadError, decode_job, decode_status, encode_status
@@ -71,6 +72,16 @@ class RedisReader:
             return ()
         keys = [self._keys.heartbeat(name.decode()) for name in names]
         return tuple(_statuses(await command(self._client, "MGET", *keys)))
+
+    async def memory_bytes(self) -> dict[str, int]:
+        """Return how much memory the server uses, and its limit if it has one; nothing where it
+        does not tell everybody."""
+        try:
+            info: dict[str, int] = await command(self._client, "INFO", "memory")
+        except NoPermissionError:  # often withheld together with what is dangerous
+            return {}
+        kinds = {"used": "used_memory", "limit": "maxmemory"}
+        return {kind: info[name] for kind, name in kinds.items() if info.get(name)}
 
     async def say(self, status: WorkerStatus) -> None:
         """Say how a worker is; what is not repeated is forgotten."""

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,12 @@ from service.jobs import JobTimings, QueueStats, WorkerStatus
 from service.memory_queue import MemoryJobQueue
 from service.metrics import OUTCOMES, Metrics, endpoint_of, process_registry
 from service.queue_policy import QueuePolicy
+from service.redis_queue import RedisJobQueue
 from service.worker_health import WorkerHealth
 from service.worker_metrics import WorkerMetrics
 from tests.service.fakes import NUM_STEPS, FakeEngine, fake_info
 from tests.service.harness import Harness, running
+from tests.service.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
 
@@ -150,6 +153,16 @@ async def test_a_queue_that_is_away_costs_its_levels_alone() -> None:
     assert 1 == samples['bar_rejections_total{model_name="away",reason="queue_unavailable"}']
 
 
+async def test_the_servers_memory_is_read_with_the_queue(redis_server: RedisServer) -> None:
+    """What it uses, and its limit where it has one."""
+    queue = RedisJobQueue(redis_server.url, "memory", QueuePolicy(max_queued_cost=100), name="api")
+    async with queue.running():
+        text = (await Metrics({"digits": "1"}).scrape({"digits": queue})).decode()
+    samples = samples_of(text)
+    assert samples[f'bar_redis_memory_bytes{{kind="used",{MODEL}}}'] > 100_000
+    assert 1 == samples[f"bar_queue_up{{{MODEL}}}"]
+
+
 @pytest.mark.parametrize(("method", "handler", "endpoint"), [
     ("POST", "/v1/generations", "generations"),
     ("PUT", "/v1/generations/{generation_id}", "generations"),
@@ -252,6 +265,13 @@ def check_histograms(text: str) -> None:
         assert all(values == sorted(values) for values in series.values())
 
 
+class Served(MemoryJobQueue):
+    """A queue on a server."""
+
+    async def stats(self) -> QueueStats:
+        return replace(await super().stats(), server_memory_bytes={"used": 1, "limit": 2})
+
+
 class Measured(FakeEngine):
     """A fake engine on a GPU."""
 
@@ -264,7 +284,7 @@ async def test_the_document_says_what_is_exported() -> None:
     async with running(Measured()) as h:
         await h.generate({"accept": "text/event-stream"}, class_id=1, partial_images=1)
         both = (await h.client.get("/metrics")).text
-    queue = MemoryJobQueue(QueuePolicy(max_queued_cost=100))
+    queue = Served(QueuePolicy(max_queued_cost=100))
     await queue.report(WorkerStatus(name="elsewhere", phase="ready"))
     api = await Metrics({"digits": "1"}).scrape({"digits": queue})
     registry = process_registry({"digits": "1"})
@@ -275,14 +295,19 @@ async def test_the_document_says_what_is_exported() -> None:
     }
     exported = {
         name: (kind, labels, {who for who, names in exporters.items() if name in names})
-        for name, (kind, labels) in families(both).items()
+        for name, (kind, labels) in (families(both) | families(api.decode(), "bar_redis")).items()
     }
     assert exported == dict(documented())
 
 
-def families(text: str) -> dict[str, tuple[str, frozenset[str]]]:
+def families(text: str, prefix: str = "") -> dict[str, tuple[str, frozenset[str]]]:
     """Return type and labels of every metric of ours, by the name that one asks for."""
-    parsed = [f for f in text_string_to_metric_families(text) if not f.name.startswith(FOREIGN)]
+    all_of_them = text_string_to_metric_families(text)
+    parsed = [
+        family
+        for family in all_of_them
+        if family.name.startswith(prefix) and not family.name.startswith(FOREIGN)
+    ]
     return {_asked(family): (family.type, _labels(family)) for family in parsed}
 
 
