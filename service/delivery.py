@@ -98,17 +98,18 @@ class Delivery:
     def events(self, telling: Telling, seen: Seen) -> EventStream:
         """Answer with the job's events since those `seen`, in the words of `telling`."""
 
-        async def run(emit: Emit) -> None:
+        async def run(emit: Emit) -> int:
             try:
                 async with self._until_end():
                     outcome, last = await self._follow(telling, emit, seen)
                 self._check_success(outcome)
             except ServiceError as error:
                 await emit(("error", json.dumps(error.envelope()).encode()), "")
-            else:
-                known = await self._ended(outcome)
-                for event in await asyncio.to_thread(telling.completed, known):
-                    await emit(event, str(last))
+                return error.status
+            known = await self._ended(outcome)
+            for event in await asyncio.to_thread(telling.completed, known):
+                await emit(event, str(last))
+            return 200
 
         return EventStream(run)
 

@@ -13,6 +13,8 @@ from functools import partial
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from service.errors import STATUSES, ClientDisconnected
+
 HEARTBEAT_S = 15.0  # proxies close connections that are quiet for longer, often 60 s
 
 RETRY_MS = 1000  # after which a client that lost the stream comes back
@@ -22,12 +24,15 @@ Emit = Callable[[Event, str], Awaitable[None]]  # the second is its id, "" for n
 
 
 class EventStream(Response):
-    """Answers with the events that `run` emits, until it returns or the client has gone."""
+    """Answers with the events that `run` emits, until it returns or the client has gone.
+
+    `run` returns the status that a plain answer would have had; what counts requests reads it.
+    """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, run: Callable[[Emit], Awaitable[None]], heartbeat_s: float = HEARTBEAT_S
+        self, run: Callable[[Emit], Awaitable[int]], heartbeat_s: float = HEARTBEAT_S
     ) -> None:
         self._run = run
         self._heartbeat_s = heartbeat_s
@@ -50,8 +55,12 @@ class EventStream(Response):
             for task in (running, *beside):
                 task.cancel()
             await asyncio.wait({running})
-        if not running.cancelled():
-            running.result()
+        state = scope.setdefault("state", {})
+        if running.cancelled():
+            state["final_status"] = STATUSES[ClientDisconnected]
+        else:
+            state["final_status"] = 500
+            state["final_status"] = running.result()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _emit(self, send: Send, event: Event, event_id: str) -> None:

@@ -1,6 +1,7 @@
 """Facts of the event stream: events on the wire, a heartbeat in the silence, an end."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -39,9 +40,10 @@ class Client:
 async def test_events_are_named_lines() -> None:
     """An event is its id, if any, its name, its data and an empty line; nobody keeps the answer."""
 
-    async def run(emit: Emit) -> None:
+    async def run(emit: Emit) -> int:
         await emit(("progress", b'{"a": 1}'), "3-0")
         await emit(("completed", b"{}"), "")
+        return 200
 
     client = Client()
     await EventStream(run)(SCOPE, client.receive, client.send)
@@ -59,10 +61,11 @@ async def test_silence_is_broken_by_comments() -> None:
     """When nothing happens a comment is sent again and again, and only then."""
     client = Client()
 
-    async def run(emit: Emit) -> None:
+    async def run(emit: Emit) -> int:
         await emit(("progress", b"{}"), "")
         while client.text.count(b":\n\n") < 3:  # noqa: ASYNC110 - a client has no event
             await asyncio.sleep(0.001)
+        return 200
 
     await EventStream(run, heartbeat_s=0.01)(SCOPE, client.receive, client.send)
     assert client.text.endswith(b"event: progress\ndata: {}\n\n" + b":\n\n" * 3)
@@ -72,12 +75,13 @@ async def test_who_leaves_is_noticed_in_the_silence() -> None:
     """When the client has gone, what runs for it is cancelled and has cleaned up at the return."""
     client, cleaned = Client(), []
 
-    async def run(emit: Emit) -> None:
+    async def run(emit: Emit) -> int:
         client.gone.set()
         try:
             await asyncio.Event().wait()
         finally:
             cleaned.append(True)
+        return 200
 
     await EventStream(run)(SCOPE, client.receive, client.send)
     assert [True] == cleaned
@@ -87,10 +91,28 @@ async def test_who_leaves_is_noticed_in_the_silence() -> None:
 async def test_an_unexpected_error_is_not_an_end() -> None:
     """What `run` raises comes out, and the stream is cut, not finished."""
 
-    async def run(emit: Emit) -> None:
+    async def run(emit: Emit) -> int:
         raise ValueError("broken")
 
     client = Client()
     with pytest.raises(ValueError, match="broken"):
         await EventStream(run)(SCOPE, client.receive, client.send)
     assert not client.has_end
+
+
+@pytest.mark.parametrize(("ending", "status"), [("returns", 504), ("raises", 500), ("leaves", 499)])
+async def test_how_it_ended_is_told_to_those_who_count(ending: str, status: int) -> None:
+    """A stream begins with 200 whatever becomes of it."""
+    client, scope = Client(), {"type": "http", "state": {"request_id": "req_1"}}
+
+    async def run(emit: Emit) -> int:
+        if ending == "raises":
+            raise ValueError("broken")
+        if ending == "leaves":
+            client.gone.set()
+            await asyncio.Event().wait()
+        return 504
+
+    with suppress(ValueError):
+        await EventStream(run)(scope, client.receive, client.send)
+    assert {"request_id": "req_1", "final_status": status} == scope["state"]
