@@ -162,6 +162,7 @@ class GenerationRoutes:
             warnings=_warnings(body, shows_partials=answer == "events" or preference.is_async),
         )
         served = self._models.find(body.model)
+        request.state.model_name = served.info.name
         job = await self._intake.submit(served, body, asking)
         is_kept = preference.is_async or asking.repeats_as is not None
         delivery = Delivery(served, self._intake, job, is_kept=is_kept)

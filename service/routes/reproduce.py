@@ -59,6 +59,7 @@ class ReproductionRoutes:
         original = await asyncio.to_thread(Original.read, await request.body())
         _check_is_single(original)
         served = self._intake.models.find(original.record.model)
+        request.state.model_name = served.info.name
         body = original.request_to(served.info)
         pixels = await asyncio.to_thread(original.pixels_of, served.info)
         asking = Asking(caller=caller_of(request), output_format="png", is_single=True)

@@ -198,6 +198,8 @@ async def test_requests_are_counted_by_how_they_ended() -> None:
         if name.startswith("bar_requests_total") and 'endpoint="generations"' in name and value
     }
     assert {"succeeded": 1, "invalid": 2, "expired": 1} == ended
+    asked = f'bar_requests_total{{endpoint="generations",{MODEL},outcome="succeeded"}}'
+    assert 1 == samples[asked]
     assert 4 == sum(v for n, v in samples.items() if n.startswith("bar_request_seconds_count"))
 
 
