@@ -125,6 +125,8 @@ class Answering:
 class GenerationEvents:
     """What our own clients are told of a job while it is made."""
 
+    is_resumable = True
+
     def __init__(self, answering: Answering) -> None:
         self._answering = answering
 
@@ -139,7 +141,7 @@ class GenerationEvents:
         }
         return "progress", json.dumps(values).encode()
 
-    def partial(self, job: Job, partial: PartialImage, number: int) -> Event:  # noqa: ARG002
+    def partial(self, job: Job, partial: PartialImage) -> Event:  # noqa: ARG002
         """Show what is drawn of an image."""
         values = {
             "index": partial.index,

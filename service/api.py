@@ -17,6 +17,7 @@ from service.playground import Playground
 from service.rate_limit import RateLimit, make_limiter
 from service.routes.generations import GenerationRoutes
 from service.routes.models import ModelRoutes
+from service.routes.openai_images import OpenAIImageRoutes
 from service.routes.operations import OperationsRoutes
 from service.routes.reproduce import REPRODUCE, ReproductionRoutes
 from service.served_models import ServedModels
@@ -51,6 +52,7 @@ class Api:
         )
         for routes in (
             GenerationRoutes(intake),
+            OpenAIImageRoutes(intake),
             ReproductionRoutes(intake),
             ModelRoutes(intake),
             OperationsRoutes(intake, health),

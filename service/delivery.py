@@ -48,11 +48,13 @@ class Seen:
 class Telling(Protocol):
     """The words in which a kind of client is told of a job; data on one line."""
 
+    is_resumable: bool  # such clients can come back to a stream that broke
+
     def progress(self, job: Job, view: JobView) -> Event | None:
         """Tell how far a job is; None where such clients are not told."""
 
-    def partial(self, job: Job, partial: PartialImage, number: int) -> Event:
-        """Show the job's partial image of that number, from 0."""
+    def partial(self, job: Job, partial: PartialImage) -> Event:
+        """Show what is drawn of an image."""
 
     def completed(self, known: KnownJob) -> Sequence[Event]:
         """Hand over the result."""
@@ -108,7 +110,7 @@ class Delivery:
                 return error.status
             known = await self._ended(outcome)
             for event in await asyncio.to_thread(telling.completed, known):
-                await emit(event, str(last))
+                await emit(event, self._event_id(telling, last))
             return 200
 
         return EventStream(run)
@@ -124,17 +126,19 @@ class Delivery:
                 self._job.id, seen.version, max(0.0, min(POLL_S, left_s))
             )
             for partial in view.partials[seen.num_partials :]:
-                event = await asyncio.to_thread(
-                    telling.partial, self._job, partial, seen.num_partials
-                )
+                event = await asyncio.to_thread(telling.partial, self._job, partial)
                 seen = Seen(seen.version, seen.num_partials + 1)
-                await emit(event, str(seen))
+                await emit(event, self._event_id(telling, seen))
             seen = Seen(view.version, seen.num_partials)
             if view.outcome:
                 return view.outcome, seen
             if (progress := telling.progress(self._job, view)) and progress != told:
-                await emit(progress, str(seen))
+                await emit(progress, self._event_id(telling, seen))
                 told = progress
+
+    @staticmethod
+    def _event_id(telling: Telling, seen: Seen) -> str:
+        return str(seen) if telling.is_resumable else ""
 
     def _left_s(self) -> float:
         """Time left to the job; an earlier request's may have begun long ago."""

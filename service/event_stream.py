@@ -46,7 +46,6 @@ class EventStream(Response):
         assert scope["type"] == "http"
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
-        await self._send(send, b"retry: %d\n\n" % RETRY_MS)
         running = asyncio.ensure_future(self._run(partial(self._emit, send)))
         beside = [asyncio.create_task(disconnected(receive)), asyncio.create_task(self._beat(send))]
         try:
@@ -65,8 +64,9 @@ class EventStream(Response):
 
     async def _emit(self, send: Send, event: Event, event_id: str) -> None:
         name, data = event
-        line = f"id: {event_id}\n" if event_id else ""
-        await self._send(send, f"{line}event: {name}\ndata: ".encode() + data + b"\n\n")
+        # Within an event: some clients take a block of other lines for an event without data.
+        lines = f"id: {event_id}\nretry: {RETRY_MS}\n" if event_id else ""
+        await self._send(send, f"{lines}event: {name}\ndata: ".encode() + data + b"\n\n")
 
     async def _beat(self, send: Send) -> None:
         """Send a comment, which clients ignore, whenever nothing else was sent for a while."""

@@ -60,11 +60,13 @@ async def _on_service_error(request: Request, error: Exception) -> Response:
     return error_response(error)
 
 
-async def _on_validation_error(_: Request, error: Exception) -> Response:
+async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problem = error.errors()[0]
     _source, *location = problem["loc"]  # body or query, then where in it
-    return error_response(explain(problem, location))
+    field = request.scope["route"].body_field
+    body = field.field_info.annotation if field else None
+    return error_response(explain(problem, location, body))
 
 
 async def _on_framework_error(_: Request, error: Exception) -> Response:

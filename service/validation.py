@@ -7,17 +7,19 @@ and, for a number, which came; text that the client sent is not repeated.
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import BaseModel
+
 from service.errors import InvalidRequest
-from service.schemas import GenerationRequest
 
 MAX_NAME_LEN = 64
 MAX_SHOWN = 1e12  # digits beyond tell a reader nothing
 
-FIELDS = ", ".join(field.alias or name for name, field in GenerationRequest.model_fields.items())
 
-
-def explain(problem: Any, location: Sequence[int | str]) -> InvalidRequest:
-    """Turn one of pydantic's errors, found at `location` in a request, into a refusal."""
+def explain(
+    problem: Any, location: Sequence[int | str], body: type[BaseModel] | None = None
+) -> InvalidRequest:
+    """Turn one of pydantic's errors, found at `location` in a request, into a refusal; `body` is
+    what its body should have been."""
     kind, reason = problem["type"], problem["msg"].removeprefix("Value error, ")
     if kind == "json_invalid":
         return InvalidRequest("the body is not valid JSON", code="invalid_json")
@@ -25,7 +27,8 @@ def explain(problem: Any, location: Sequence[int | str]) -> InvalidRequest:
         return _explain_whole(kind, reason)
     param = str(location[0])[:MAX_NAME_LEN]
     if kind == "extra_forbidden":
-        message = f"there is no such field; the fields are {FIELDS}"
+        names = [field.alias or name for name, field in body.model_fields.items()] if body else []
+        message = f"there is no such field; the fields are {', '.join(names)}"
         return InvalidRequest(message, param=param, code="unknown_parameter")
     if param == "class":
         reason = "should be an index, a WordNet id or a name"

@@ -14,6 +14,7 @@ from service.answers import Answering, GenerationEvents, path_of
 from service.caller import base_url_of, caller_of
 from service.delivery import Delivery, Seen
 from service.errors import NotFound
+from service.headers import IdempotencyKey, Prefer
 from service.intake import Intake
 from service.jobs import JobState, KnownJob
 from service.negotiation import EVENTS_TYPE, OFFERED, Answer, choose_answer, raw_format
@@ -44,19 +45,6 @@ STOPPED: Responses = {
     **error_responses(404, 503),
 }
 
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        min_length=1,
-        max_length=255,
-        pattern=r"^[\x21-\x7e]+$",
-        description="Makes a repeated request the same request, for 24 hours.",
-    ),
-]
-Prefer = Annotated[
-    str | None,
-    Header(description="`respond-async`: 202 at once; `wait=N`: 202 after N seconds (RFC 7240)."),
-]
 JobId = Annotated[str, Path(description="The id of a generation.")]
 
 

@@ -48,7 +48,7 @@ async def test_events_are_named_lines() -> None:
     client = Client()
     await EventStream(run)(SCOPE, client.receive, client.send)
     assert (
-        b'retry: 1000\n\nid: 3-0\nevent: progress\ndata: {"a": 1}\n\nevent: completed\ndata: {}\n\n'
+        b'id: 3-0\nretry: 1000\nevent: progress\ndata: {"a": 1}\n\nevent: completed\ndata: {}\n\n'
     ) == client.text
     assert client.has_end
     headers = dict(client.messages[0]["headers"])
