@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.device import has_cpu_bfloat16, num_physical_cores
+from model.device import gpu_memory_bytes, has_cpu_bfloat16, num_physical_cores
 
 MISSING = Path("/nowhere/at/all")
 
@@ -90,3 +90,8 @@ def test_either_instruction_set_multiplies_bfloat16(
     for check in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, check, lambda name=check: name in supported, raising=False)
     assert expected == has_cpu_bfloat16()
+
+
+def test_a_cpu_has_no_gpu_memory() -> None:
+    """Where there is none, none is told of."""
+    assert {} == gpu_memory_bytes(torch.device("cpu"))
