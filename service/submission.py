@@ -69,7 +69,7 @@ def make_job(body: GenerationRequest, info: ModelInfo, settings: Settings, askin
         warnings=asking.warnings,
         output_compression=body.output_compression,
         response_format=body.response_format,
-        fingerprint=fingerprint(body, asking),
+        fingerprint=fingerprint(body, asking) if asking.repeats_as else "",
         traceparent=asking.caller.traceparent,
     )
 

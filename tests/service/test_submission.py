@@ -88,11 +88,15 @@ def test_a_repeatable_request_draws_the_same_seed_again(asking: Asking) -> None:
 
 
 def test_the_same_request_has_the_same_fingerprint() -> None:
-    """What was written out and what was left out are the same; another value or format is not."""
-    first = submitted(class_id=1).fingerprint
-    assert first == submitted(class_id=1, num_images=1, priority="normal").fingerprint
-    assert first != submitted(class_id=2).fingerprint
-    assert first != submitted(asking=Asking(output_format="webp"), class_id=1).fingerprint
+    """What was written out and what was left out are the same; another value or format is not. A
+    request that nobody can repeat has none."""
+    asking = Asking(job_id="order-00001")
+    first = submitted(asking=asking, class_id=1).fingerprint
+    assert first == submitted(asking=asking, class_id=1, num_images=1).fingerprint
+    assert first != submitted(asking=asking, class_id=2).fingerprint
+    webp = replace(asking, output_format="webp")
+    assert first != submitted(asking=webp, class_id=1).fingerprint
+    assert not submitted(class_id=1).fingerprint
 
 
 def test_an_idempotency_key_is_known_by_its_hash() -> None:

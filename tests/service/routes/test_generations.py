@@ -12,7 +12,8 @@ import pytest
 
 from service.jobs import JobState
 from tests.service.fakes import NUM_STEPS, FakeEngine
-from tests.service.harness import URL, Harness, error_of, expected_png, listening, running
+from tests.service.harness import URL, Harness, error_of, expected_png
+from tests.service.routes.conftest import Services
 
 pytestmark = pytest.mark.anyio
 
@@ -22,9 +23,9 @@ MINE = "order-2026-0001"
 
 
 @asynccontextmanager
-async def held(**settings: Any) -> AsyncIterator[Harness]:
+async def held(services: Services, **settings: Any) -> AsyncIterator[Harness]:
     """Run a service of one slot whose engine stands still until `h.engine.gate` is set."""
-    async with running(FakeEngine(num_slots=1), **settings) as h:
+    async with services.running(FakeEngine(num_slots=1), **settings) as h:
         h.engine.gate.clear()
         yield h
 
@@ -36,9 +37,9 @@ async def ended(h: Harness, path: str) -> dict[str, Any]:
     return body
 
 
-async def test_respond_async_is_accepted_and_fetched_later() -> None:
+async def test_respond_async_is_accepted_and_fetched_later(services: Services) -> None:
     """202 says where the generation is; there it is queued, runs and then holds its images."""
-    async with held() as h:
+    async with held(services) as h:
         reply = await h.generate(ASYNC, class_id=7, seed=3, metadata={"order": "A"})
         assert (202, "respond-async") == (reply.status_code, reply.headers["preference-applied"])
         path, body = reply.headers["location"], reply.json()
@@ -65,9 +66,9 @@ async def test_respond_async_is_accepted_and_fetched_later() -> None:
     assert done["timings"]["total_s"] >= done["timings"]["generation_s"] > 0
 
 
-async def test_a_preferred_wait_ends_with_images_or_with_202() -> None:
+async def test_a_preferred_wait_ends_with_images_or_with_202(services: Services) -> None:
     """`wait=N` answers 200 if the images are made by then, and 202 if not."""
-    async with held() as h:
+    async with held(services) as h:
         reply = await h.generate({"prefer": "wait=0"}, class_id=1)
         assert (202, "wait=0") == (reply.status_code, reply.headers["preference-applied"])
         h.engine.gate.set()
@@ -78,9 +79,9 @@ async def test_a_preferred_wait_ends_with_images_or_with_202() -> None:
         assert expected_png(1, 5) == raw.content
 
 
-async def test_content_is_the_image_and_never_changes() -> None:
+async def test_content_is_the_image_and_never_changes(services: Services) -> None:
     """It has an ETag, may be kept for ever, and is not sent to those who have it."""
-    async with running() as h:
+    async with services.running() as h:
         reply = await h.generate(class_id=2, num_images=2, seed=9, response_format="url")
         data = reply.json()["data"]
         assert [None, None] == [image["b64_json"] for image in data]
@@ -98,24 +99,24 @@ async def test_content_is_the_image_and_never_changes() -> None:
         assert (404, "not_found") == (missing.status_code, error_of(missing)["code"])
 
 
-async def test_links_begin_where_clients_reach_the_server() -> None:
+async def test_links_begin_where_clients_reach_the_server(services: Services) -> None:
     """A public URL that is configured wins over the address of the request."""
-    async with running(public_url="https://images.example/bar/") as h:
+    async with services.running(public_url="https://images.example/bar/") as h:
         body = (await h.generate(class_id=2, response_format="url")).json()
         assert body["data"][0]["url"].startswith(f"https://images.example/bar{URL}/{body['id']}/")
 
 
-async def test_content_of_what_has_not_ended_is_not_found() -> None:
+async def test_content_of_what_has_not_ended_is_not_found(services: Services) -> None:
     """There is no image yet, and the answer says when to come again."""
-    async with held() as h:
+    async with held(services) as h:
         path = (await h.generate(ASYNC, class_id=1)).headers["location"]
         reply = await h.client.get(f"{path}/content")
         assert (404, "not_ended") == (reply.status_code, error_of(reply)["code"])
 
 
-async def test_cancelling_stops_a_generation_for_good() -> None:
+async def test_cancelling_stops_a_generation_for_good(services: Services) -> None:
     """202 the first time, 200 from then on; the slot is free and the content is gone."""
-    async with held() as h:
+    async with held(services) as h:
         path = (await h.generate(ASYNC, class_id=1)).headers["location"]
         await h.until(lambda s: s.jobs_running == 1)
         reply = await h.client.post(f"{path}/cancel")
@@ -129,9 +130,9 @@ async def test_cancelling_stops_a_generation_for_good() -> None:
         assert 404 == (await h.client.delete(f"{URL}/gen_{'0' * 24}")).status_code
 
 
-async def test_who_waits_for_a_cancelled_generation_is_told() -> None:
+async def test_who_waits_for_a_cancelled_generation_is_told(services: Services) -> None:
     """A generation that another request cancels is 410, which no client tries again."""
-    async with held() as h:
+    async with held(services) as h:
         waiting = asyncio.create_task(h.client.put(f"{URL}/{MINE}", json={"class_id": 1}))
         await h.until(lambda s: s.jobs_running == 1)
         assert 202 == (await h.client.delete(f"{URL}/{MINE}")).status_code
@@ -139,9 +140,9 @@ async def test_who_waits_for_a_cancelled_generation_is_told() -> None:
         assert (410, "cancelled") == (reply.status_code, error_of(reply)["code"])
 
 
-async def test_put_makes_a_generation_once() -> None:
+async def test_put_makes_a_generation_once(services: Services) -> None:
     """The same request under the same id attaches to it; another request is refused."""
-    async with held() as h:
+    async with held(services) as h:
         body = {"class_id": 3}
         tasks = [asyncio.create_task(h.client.put(f"{URL}/{MINE}", json=body)) for _ in range(3)]
         await h.until(lambda s: s.jobs_running == 1)
@@ -158,17 +159,17 @@ async def test_put_makes_a_generation_once() -> None:
 
 
 @pytest.mark.parametrize("job_id", ["short", "has space in it", "x" * 65, "semi;colon;;"])
-async def test_an_id_has_a_pattern(job_id: str) -> None:
+async def test_an_id_has_a_pattern(services: Services, job_id: str) -> None:
     """An id of other characters, too short or too long, is refused; nothing is found under it."""
-    async with running() as h:
+    async with services.running() as h:
         reply = await h.client.put(f"{URL}/{job_id}", json={"class_id": 1})
         assert (400, "job_id") == (reply.status_code, error_of(reply)["param"])
         assert 404 == (await h.client.get(f"{URL}/{job_id}")).status_code
 
 
-async def test_an_idempotency_key_makes_a_repeated_request_the_same() -> None:
+async def test_an_idempotency_key_makes_a_repeated_request_the_same(services: Services) -> None:
     """The images are made once; another body under the key is refused."""
-    async with running() as h:
+    async with services.running() as h:
         key = {"idempotency-key": "order-1"}
         replies = [(await h.generate(key, class_id=3)).json() for _ in range(2)]
         assert replies[0]["data"] == replies[1]["data"]
@@ -179,16 +180,16 @@ async def test_an_idempotency_key_makes_a_repeated_request_the_same() -> None:
 
 
 @pytest.mark.parametrize("key", ["", "has space", "x" * 256])
-async def test_a_bad_idempotency_key_is_refused(key: str) -> None:
+async def test_a_bad_idempotency_key_is_refused(services: Services, key: str) -> None:
     """Keys are visible ASCII of at most 255 characters."""
-    async with running() as h:
+    async with services.running() as h:
         reply = await h.generate({"idempotency-key": key}, class_id=3)
         assert (400, "idempotency-key") == (reply.status_code, error_of(reply)["param"])
 
 
-async def test_a_repeatable_request_survives_its_client() -> None:
+async def test_a_repeatable_request_survives_its_client(services: Services) -> None:
     """Without a key a client that leaves cancels its job; with one, the job goes on."""
-    async with listening(FakeEngine(num_slots=2)) as h:
+    async with services.listening(FakeEngine(num_slots=2)) as h:
         h.engine.gate.clear()
         with pytest.raises(httpx.ReadTimeout):
             await h.client.post(URL, json={"class_id": 1}, timeout=0.3)
@@ -199,9 +200,9 @@ async def test_a_repeatable_request_survives_its_client() -> None:
         assert "succeeded" == (await ended(h, f"{URL}/{MINE}"))["status"]
 
 
-async def test_generations_are_listed_the_newest_first() -> None:
+async def test_generations_are_listed_the_newest_first(services: Services) -> None:
     """They can be filtered by state and read page by page; images' contents are left out."""
-    async with running() as h:
+    async with services.running() as h:
         ids = [(await h.generate(ASYNC, class_id=n)).json()["id"] for n in range(5)]
         for job_id in ids:
             await ended(h, f"{URL}/{job_id}")
@@ -216,13 +217,13 @@ async def test_generations_are_listed_the_newest_first() -> None:
         assert 404 == (await h.client.get(URL, params={"after": "gen_nothing"})).status_code
 
 
-async def test_a_failed_generation_says_why() -> None:
+async def test_a_failed_generation_says_why(services: Services) -> None:
     """Its state is told with the error that a waiting client would have had."""
 
     def explode() -> None:
         raise RuntimeError("secret detail")
 
-    async with running() as h:
+    async with services.running() as h:
         h.engine.fault = explode
         path = (await h.generate(ASYNC, class_id=1)).headers["location"]
         body = await ended(h, path)
@@ -233,9 +234,9 @@ async def test_a_failed_generation_says_why() -> None:
         ]
 
 
-async def test_a_result_that_has_expired_is_gone() -> None:
+async def test_a_result_that_has_expired_is_gone(services: Services) -> None:
     """The record outlives the images: 410, and the state is still told."""
-    async with listening(result_ttl_s=1) as h:
+    async with services.listening(result_ttl_s=1) as h:
         path = (await h.generate(ASYNC, class_id=1)).headers["location"]
         await ended(h, path)
         while (reply := await h.client.get(f"{path}/content")).status_code == 200:
@@ -248,9 +249,9 @@ def ids_of(text: str) -> list[str]:
     return [line.removeprefix("id: ") for line in text.splitlines() if line.startswith("id: ")]
 
 
-async def test_a_stream_goes_on_where_it_broke() -> None:
+async def test_a_stream_goes_on_where_it_broke(services: Services) -> None:
     """With the id of the last event that arrived, what was seen is not told again."""
-    async with running(FakeEngine(num_slots=1)) as h:
+    async with services.running(FakeEngine(num_slots=1)) as h:
         body = {"class_id": 1, "partial_images": 3}
         path = (await h.generate(ASYNC, **body)).headers["location"]
         await ended(h, path)
@@ -265,9 +266,9 @@ async def test_a_stream_goes_on_where_it_broke() -> None:
         assert whole.count("\nevent: ") == odd.count("\nevent: ")
 
 
-async def test_leaving_a_watched_stream_does_not_stop_it() -> None:
+async def test_leaving_a_watched_stream_does_not_stop_it(services: Services) -> None:
     """Events of a generation may be watched by anyone of its owner, and left."""
-    async with listening(FakeEngine(num_slots=1)) as h:
+    async with services.listening(FakeEngine(num_slots=1)) as h:
         h.engine.gate.clear()
         path = (await h.generate(ASYNC, class_id=1)).headers["location"]
         async with h.client.stream("GET", f"{path}/events") as reply:
@@ -278,10 +279,11 @@ async def test_leaving_a_watched_stream_does_not_stop_it() -> None:
         assert "succeeded" == (await ended(h, path))["status"]
 
 
-async def test_a_deadline_that_cannot_be_met_is_429() -> None:
+async def test_a_deadline_that_cannot_be_met_is_429(services: Services) -> None:
     """What waits takes longer than the request allows for: it is refused at once."""
-    async with running(FakeEngine(num_slots=1, step_s=0.05)) as h:
+    async with services.running(FakeEngine(num_slots=1, step_s=0.05)) as h:
         await h.generate(class_id=1)
+        await h.until(lambda s: s.workers[0].step_s > 0)
         waiting = [(await h.generate(ASYNC, class_id=1)) for _ in range(3)]
         assert [202] * 3 == [reply.status_code for reply in waiting]
         reply = await h.generate(class_id=1, timeout_s=0.05 * NUM_STEPS / 2)
