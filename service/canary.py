@@ -146,10 +146,10 @@ class CanaryKeeper:
             await self._thread.call(self._driver.clear)
             self._conclude(f"it could not be made: {error}")
         finally:
-            self._health.work(is_in_flight=False)
+            self._health.note_work(is_in_flight=False)
 
     async def _step(self) -> bool:
-        self._health.work(is_in_flight=True)
+        self._health.note_work(is_in_flight=True)
         pixels = await self._thread.call(lambda: self._driver.step_canary(self._canary.request))
         if pixels is None:
             return False
@@ -159,7 +159,7 @@ class CanaryKeeper:
 
     def _conclude(self, wrong: str | None) -> None:
         before = self._health.is_canary_right
-        self._health.check_canary(is_right=wrong is None)
+        self._health.note_canary(is_right=wrong is None)
         if wrong is not None:
             self._metrics.count_canary_failure()
             logger.error("the known image came out wrong: %s", wrong)

@@ -198,11 +198,11 @@ class Worker:
     ) -> Turn:
         for image in admitted:
             self._begin(self._jobs[image.job.id])
-        self._health.work(is_in_flight=bool(self._scheduler.job_ids))
+        self._health.note_work(is_in_flight=bool(self._scheduler.job_ids))
         turn = await self._thread.call(partial(self._driver.turn, dropped, admitted, has_news))
         self._scheduler.advance(turn.shares, turn.step_times_s)
         self._scheduler.finish(turn.full)
-        self._health.work(is_in_flight=bool(self._scheduler.job_ids))
+        self._health.note_work(is_in_flight=bool(self._scheduler.job_ids))
         self._account(turn)
         return turn
 
@@ -325,7 +325,7 @@ class Worker:
             await self._thread.call(self._driver.clear)
         except RuntimeError as second:
             raise EngineLost(f"the slots cannot be freed: {_first_line(second)}") from second
-        self._health.work(is_in_flight=False)
+        self._health.note_work(is_in_flight=False)
         await self.report()
 
     async def report(self) -> None:

@@ -41,11 +41,11 @@ class WorkerHealth:
             spent_s[self.phase] = spent_s.get(self.phase, 0.0) + self._clock() - self._entered_at
         return spent_s
 
-    def work(self, *, is_in_flight: bool) -> None:
+    def note_work(self, *, is_in_flight: bool) -> None:
         """Note that work begins, has moved by a step, or is done."""
         self._working_since = self._clock() if is_in_flight else None
 
-    def check_canary(self, *, is_right: bool) -> None:
+    def note_canary(self, *, is_right: bool) -> None:
         """Note how the newest check of the known image ended."""
         self.is_canary_right, self._checked_at = is_right, self._clock()
 

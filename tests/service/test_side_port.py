@@ -70,10 +70,10 @@ async def test_probes_tell_of_a_worker_from_its_start_to_its_end() -> None:
         health.enter("unfit")
         assert expected(200, 503, 200) == await statuses(client)
         health.enter("ready")
-        health.work(is_in_flight=True)
+        health.note_work(is_in_flight=True)
         clock.now += 31
         assert expected(503, 503, 200) == await statuses(client)
-        health.work(is_in_flight=True)
+        health.note_work(is_in_flight=True)
         health.is_stopping = True
         assert expected(200, 503, 200) == await statuses(client)
 

@@ -23,10 +23,10 @@ def test_work_that_does_not_move_for_too_long_is_not_alive() -> None:
     health, clock = make_health(stall_s=30.0)
     health.enter("ready")
     clock.now += 10_000
-    health.work(is_in_flight=True)
+    health.note_work(is_in_flight=True)
     clock.now += 30
     assert health.why_not_live() is None
-    health.work(is_in_flight=True)  # a step ended
+    health.note_work(is_in_flight=True)  # a step ended
     clock.now += 31
     assert "no step has ended for 31 s while images are in flight" == health.why_not_live()
     assert health.why_not_live() == health.why_not_ready()
@@ -37,8 +37,8 @@ def test_a_worker_at_rest_is_alive() -> None:
     """Without work no step need end."""
     health, clock = make_health()
     health.enter("ready")
-    health.work(is_in_flight=True)
-    health.work(is_in_flight=False)
+    health.note_work(is_in_flight=True)
+    health.note_work(is_in_flight=False)
     clock.now += 10_000
     assert health.why_not_live() is None
     assert health.why_not_ready() is None
@@ -92,7 +92,7 @@ def test_phases_of_the_start_are_timed_until_it_is_over() -> None:
 def test_the_canarys_age_counts_from_its_last_check() -> None:
     """Right or wrong."""
     health, clock = make_health()
-    health.check_canary(is_right=False)
+    health.note_canary(is_right=False)
     clock.now += 7
     assert 7 == health.canary_age_s
     assert health.is_canary_right is False
