@@ -1,9 +1,10 @@
 """A soak that kills everything: `python -m tests.chaos [--jobs 20000] [--seed N]`.
 
-Real workers on the bundled model, a real API, a real server. Workers are killed and stopped between
-computed and stored, the server is killed, two jobs kill whoever runs them. At the end no job is
-lost, none ended twice, nobody but the two is dead, and nothing is left over. A random soak of kills
-does not notice missing fencing; the pauses before storing do, and so do the seeded mutants.
+Real workers on the bundled model, a real API, a real server. Workers are killed, and are stopped
+between computed and stored; the server is killed; some jobs kill whoever runs them. At the end no
+job is lost, none ended twice, nobody but the killers is dead, and nothing is left over. A random
+soak of kills does not notice missing fencing; the pauses before storing do, and so do the seeded
+mutants.
 """
 
 import argparse
@@ -17,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,8 +33,27 @@ LEASE_S = 2.0
 NUM_WORKERS = 3
 NUM_CLIENTS = 48
 TELL_S = 5.0  # between two lines of progress
-NUM_WORKER_KILLS, NUM_SERVER_KILLS, NUM_PAUSES, NUM_POISONED = 20, 5, 5, 2
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+SCALED = ("worker_kills", "server_kills", "pauses", "killers")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What happens in one run; its random choices come from the seed."""
+
+    seed: int
+    jobs: int = 1000
+    worker_kills: int = 20
+    server_kills: int = 5
+    pauses: int = 5
+    killers: int = 2
+
+    @property
+    def deeds(self) -> dict[str, int]:
+        """How often what is done to processes."""
+        return {name: getattr(self, name) for name in SCALED if name != "killers"}
 
 
 @dataclass
@@ -84,21 +103,25 @@ def is_stopped(pid: int) -> bool:
 
 
 class Soak:
-    """One run, its random choices from one seed."""
+    """One run."""
 
-    def __init__(self, num_jobs: int, seed: int, server: RedisServer, url: str) -> None:
-        self.num_jobs, self.rng, self.server, self.url = num_jobs, random.Random(seed), server, url
+    def __init__(self, plan: Plan, server: RedisServer, workers: Workers, url: str) -> None:
+        self.plan, self.rng = plan, random.Random(plan.seed)
+        self.server, self.workers, self.url = server, workers, url
         self.images: dict[tuple[int, int], bytes] = {}
         self.answers: Counter[str] = Counter()
         self.deeds: Counter[str] = Counter()
+        self.asked: set[int] = set()  # workers that stop themselves before they store a result
+        self.stopped: dict[int, float] = {}  # those that did, and when they go on
         self.num_done = 0
 
-    async def run(self, workers: Workers) -> None:
+    async def run(self) -> None:
         """Ask for every image twice, hurting whatever is there, until all is answered."""
-        requests = [(n % 10, n // 20) for n in range(self.num_jobs)]
+        jobs, killers = self.plan.jobs, self.plan.killers
+        requests = [(n % 10, n // 20) for n in range(jobs)]
         self.rng.shuffle(requests)
-        for n in range(NUM_POISONED):  # not among the last, which would wait for them alone
-            requests.insert((n + 1) * self.num_jobs // 4, (0, POISON))
+        for n in range(killers):  # not among the last, which would wait for them alone
+            requests.insert((n + 1) * jobs // (killers + 2), (0, POISON))
         pending = iter(requests)
         async with httpx.AsyncClient(base_url=self.url, timeout=300) as client:
 
@@ -108,7 +131,7 @@ class Soak:
                     self.num_done += 1
 
             clients = [asyncio.create_task(ask_on()) for _ in range(NUM_CLIENTS)]
-            hurting = asyncio.create_task(self._hurt(workers))
+            hurting = asyncio.create_task(self._hurt())
             await asyncio.gather(*clients)
             await hurting
 
@@ -134,51 +157,57 @@ class Soak:
         found = re.search(r"gen_\w+", text)
         return found and self.server.client.hgetall("{bar:digits}:j:" + found[0])
 
-    async def _hurt(self, workers: Workers) -> None:
-        plan: list[Callable[[], None]] = [
-            *[lambda: self._kill_worker(workers)] * NUM_WORKER_KILLS,
-            *[self._kill_server] * NUM_SERVER_KILLS,
-            *[lambda: self._pause_worker(workers)] * NUM_PAUSES,
-        ]
+    async def _hurt(self) -> None:
+        """Do all deeds, spread over the first four fifths of the jobs."""
+        plan = [name for name, count in self.plan.deeds.items() for _ in range(count)]
         self.rng.shuffle(plan)
-        total = len(plan)
-        stopped: dict[int, float] = {}
-        tell_at = 0.0
-        while plan or stopped or self.num_done < self.num_jobs + NUM_POISONED:
-            due = 1 + self.num_done * total // (0.9 * self.num_jobs)
+        hurt = {
+            "worker_kills": self._kill_worker,
+            "server_kills": self._kill_server,
+            "pauses": self._pause_worker,
+        }
+        num_jobs, total, tell_at = self.plan.jobs + self.plan.killers, len(plan), 0.0
+        while plan or self.asked or self.stopped or self.num_done < num_jobs:
+            due = 1 + self.num_done * total // (0.8 * num_jobs)
             if plan and total - len(plan) < due:
-                plan.pop()()
-            self._wake(workers, stopped)
-            workers.fill()
+                hurt[plan.pop()]()
+            plan += self._wake()
+            self.workers.fill()
             if time.monotonic() >= tell_at:
                 tell_at = time.monotonic() + TELL_S
                 print(f"{self.num_done} done, {dict(self.deeds)}", file=sys.stderr, flush=True)
             await asyncio.sleep(0.1)
+            if self.num_done == num_jobs:
+                self.asked.clear()  # nobody has a result left to stop before
 
-    def _kill_worker(self, workers: Workers) -> None:
-        if workers.hurt(self.rng, signal.SIGKILL):
-            self.deeds["worker kills"] += 1
+    def _kill_worker(self) -> None:
+        if self.workers.hurt(self.rng, signal.SIGKILL):
+            self.deeds["worker_kills"] += 1
 
-    def _pause_worker(self, workers: Workers) -> None:
-        if workers.hurt(self.rng, signal.SIGUSR1):
-            self.deeds["pauses asked for"] += 1
+    def _pause_worker(self) -> None:
+        if pid := self.workers.hurt(self.rng, signal.SIGUSR1):
+            self.asked.add(pid)
 
     def _kill_server(self) -> None:
         self.server.kill()
         time.sleep(self.rng.uniform(0.1, 1.0))  # clients and API wait outside this process
         self.server.start()
-        self.deeds["server kills"] += 1
+        self.deeds["server_kills"] += 1
 
-    def _wake(self, workers: Workers, stopped: dict[int, float]) -> None:
-        for pid in workers.pids:
-            if pid not in stopped and is_stopped(pid):
-                stopped[pid] = time.monotonic() + LEASE_S + 1.5
-        for pid, wakes_at in list(stopped.items()):
+    def _wake(self) -> list[str]:
+        """Let workers that slept past their lease go on; return what has to be done once more,
+        because who was asked to stop was killed before."""
+        stopped = {pid for pid in self.asked if is_stopped(pid)}
+        died = {pid for pid in self.asked if not is_alive(pid)}
+        self.asked -= stopped | died
+        for pid in stopped:
+            self.stopped[pid] = time.monotonic() + LEASE_S + 1.5
+        for pid, wakes_at in list(self.stopped.items()):
             if time.monotonic() >= wakes_at:
-                del stopped[pid]
+                del self.stopped[pid]
                 self.deeds["pauses"] += 1
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
+                os.kill(pid, signal.SIGCONT)
+        return ["pauses"] * len(died)
 
 
 async def check(server: RedisServer, soak: Soak) -> dict[str, object]:
@@ -191,12 +220,12 @@ async def check(server: RedisServer, soak: Soak) -> dict[str, object]:
     await queue.disconnect()
     assert (0, 0, 0) == (stats.jobs_waiting, stats.jobs_running, stats.cost_waiting), stats
     assert stats.num_accepted == sum(stats.num_ended.values()), stats
-    assert soak.num_jobs == soak.answers["images"]
+    assert soak.plan.jobs == soak.answers["images"]
     dead = [letter.job.images[0].seed for letter in letters if letter.job]
-    assert [POISON] * NUM_POISONED == dead, letters
+    assert [POISON] * soak.plan.killers == dead, letters
     for key in server.client.scan_iter("{bar:digits}:*", count=1000):
         kind = key.decode().split(":")[2]
-        is_kept = kind in {"meta", "dead", "workers"}
+        is_kept = kind in {"meta", "dead", "kept", "workers"}
         assert is_kept or server.client.pttl(key) > 0, f"left over: {key!r}"
     ended = {str(state): n for state, n in stats.num_ended.items() if n}
     return {"ended": ended, "redelivered": stats.num_redelivered}
@@ -211,7 +240,7 @@ def start(command: list[str]) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
-def run(num_jobs: int, seed: int) -> dict[str, object]:
+def run(plan: Plan) -> dict[str, object]:
     """Run a soak; return what happened."""
     started = time.monotonic()
     flags = ["--lease-s", str(LEASE_S), "--max-queued-steps", "1000000"]
@@ -227,9 +256,9 @@ def run(num_jobs: int, seed: int) -> dict[str, object]:
             assert api.stdout
             found = re.search(r"http://[\d.:]+", api.stdout.readline())
             assert found
-            soak = Soak(num_jobs, seed, server, found[0])
+            soak = Soak(plan, server, workers, found[0])
             workers.fill()
-            asyncio.run(soak.run(workers))
+            asyncio.run(soak.run())
             report = asyncio.run(check(server, soak))
         finally:
             for process in (zygote, api):
@@ -240,18 +269,23 @@ def run(num_jobs: int, seed: int) -> dict[str, object]:
                     os.kill(pid, signal.SIGKILL)
     deeds, answers = dict(soak.deeds), dict(soak.answers)
     seconds = round(time.monotonic() - started, 1)
-    return {"seed": seed, "seconds": seconds, "answers": answers, "deeds": deeds, **report}
+    return {"seed": plan.seed, "seconds": seconds, "answers": answers, "deeds": deeds, **report}
 
 
 def main() -> None:
     """Run a soak from the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
-    options = parser.parse_args()
-    print(f"seed {options.seed}", flush=True)
+    parser.add_argument("--jobs", type=int, default=1000)
+    for name in SCALED:
+        text = f"(default: {getattr(Plan, name)} for every 1,000 jobs)"
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=text)
+    given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
+    scaled = {name: max(1, getattr(Plan, name) * given["jobs"] // 1000) for name in SCALED}
+    plan = Plan(**{**scaled, **given})
+    print(plan, flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through `finally`
-    print(run(options.jobs, options.seed))
+    print(run(plan))
 
 
 if __name__ == "__main__":
