@@ -284,6 +284,7 @@ def load(info: ModelInfo) -> Any:
 
 async def test_the_bundled_model_gives_its_reference(digits: ModelInfo) -> None:
     """The image beside its weights is the one that they give, nearly to the bit everywhere."""
+    assert Canary(digits).has_reference
     kept = Kept(load(digits), digits)
     await kept.keeper.check()
     assert kept.keeper.is_right
