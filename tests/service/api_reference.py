@@ -13,6 +13,7 @@ and ends with `<!-- end -->`.
 """
 
 import asyncio
+import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -171,7 +172,10 @@ def _asked(schema: Json, schemas: Json, *, is_required: bool) -> str:
     if is_required:
         return f"{said}, required"
     default = schema.get("default")
-    return said if default in (None, "", {}, []) else f"{said}, default {_code(_number(default))}"
+    if default in (None, "", {}, []):
+        return said
+    shown = default if isinstance(default, str) else json.dumps(_number(default))
+    return f"{said}, default {_code(shown)}"
 
 
 def _type(schema: Json, schemas: Json) -> str:

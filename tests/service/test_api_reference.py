@@ -4,6 +4,7 @@ import ast
 import asyncio
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,9 @@ def test_every_alias_is_named() -> None:
 @pytest.mark.skipif(not shutil.which("curl"), reason="the examples need curl: install it")
 async def test_every_example_works(page: str, tmp_path: Path) -> None:
     """The page's commands all succeed, one after the other, and leave the images that they name."""
-    examples = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(sh|python)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    python = f"{sys.executable} - <<'END'\n{{}}END\n"
+    examples = [text if kind == "sh" else python.format(text) for kind, text in found]
     async with listening() as h:
         base_url = str(h.client.base_url).rstrip("/")
         # A status of 400 and above is a failure here, as it is not for a curious reader.
