@@ -4,7 +4,8 @@ A key is 256 random bits behind a prefix that scanners for leaked secrets can se
 SHA-256 is kept, as JSON in a file:
 
     {"keys": [{"name": "alice", "sha256": "…", "created": "2026-01-31T12:00:00Z",
-               "expires": "2027-01-31T00:00:00Z", "requests_per_minute": 60}]}
+               "expires": "2027-01-31T00:00:00Z", "requests_per_minute": 60,
+               "max_jobs": 100}]}
 
 or as `alice=…,bob=…` in a setting. Slow, salted hashes protect secrets that can be guessed; here
 there is nothing to guess, and every request pays for the hash.
@@ -26,6 +27,7 @@ from service.jobs import ANYONE
 PREFIX = "bar_"
 KEY = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 MOST_REQUESTS_PER_MINUTE = 1_000_000
+MOST_JOBS = 1_000_000
 ID_LENGTH = 8
 
 
@@ -61,6 +63,9 @@ class ApiKey(BaseModel):
     expires: AwareDatetime | None = Field(default=None, description="when it ends; without, never")
     requests_per_minute: int | None = Field(
         default=None, ge=0, le=MOST_REQUESTS_PER_MINUTE, description="a limit of its own; 0 is none"
+    )
+    max_jobs: int | None = Field(
+        default=None, ge=1, le=MOST_JOBS, description="unfinished jobs that its owner may have"
     )
 
     @property

@@ -10,10 +10,11 @@ from service.settings import Settings
 
 @dataclass(frozen=True)
 class Caller:
-    """Whose request it is, and the trace that it is part of; "" for none."""
+    """Whose request it is."""
 
     owner: str = ANYONE
-    traceparent: str = ""
+    quota: int | None = None  # unfinished jobs that the key allows for; None: as others
+    traceparent: str = ""  # of the trace that the request is part of; "" for none
 
 
 NOBODY = Caller()
@@ -22,7 +23,12 @@ NOBODY = Caller()
 def caller_of(request: Request) -> Caller:
     """Return what the surrounding middleware has found out about a request."""
     state = request.state
-    return Caller(getattr(state, "owner", ANYONE), getattr(state, "traceparent", ""))
+    key = getattr(state, "api_key", None)
+    return Caller(
+        owner=getattr(state, "owner", ANYONE),
+        quota=key and key.max_jobs,
+        traceparent=getattr(state, "traceparent", ""),
+    )
 
 
 def base_url_of(request: Request, settings: Settings) -> str:

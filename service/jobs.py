@@ -62,6 +62,7 @@ class Job:
     priority: Priority = "normal"
     partial_images: int = 0  # previews of each image before it is finished
     owner: str = ANYONE  # whose quota it counts for, and who alone may see it
+    owner_quota: int | None = None  # unfinished jobs that its owner may have; None: as others
     created_at: float = 0.0  # seconds since 1970 at which it was asked for
     metadata: Mapping[str, str] = field(default_factory=dict)  # the client's own
     warnings: tuple[str, ...] = ()  # what was asked for and has no effect

@@ -89,8 +89,8 @@ class MemoryJobQueue:
         waiting, unfinished = self._book.cost_waiting, self._book.owned[job.owner]
         if waiting + job.cost > policy.max_queued_cost:
             raise queue_full(job, waiting, policy.max_queued_cost, workers)
-        if unfinished >= policy.max_owner_jobs:
-            raise quota_exceeded(unfinished, policy.max_owner_jobs, workers)
+        if unfinished >= (quota := policy.quota_of(job)):
+            raise quota_exceeded(unfinished, quota, workers)
 
     def _enter(self, job: Job) -> None:
         now = self._clock()

@@ -249,6 +249,7 @@ LATER_FIELDS: dict[str, Callable[[Any], Any]] = {
     "created_at": lambda value: _number(value, float, 0, 1e11),
     "metadata": _text_by_name,
     "warnings": _texts,
+    "owner_quota": lambda value: value if value is None else _number(value, int, 1, 2**31),
     "output_compression": lambda value: value if value is None else _number(value, int, 0, 100),
     "response_format": lambda value: _one_of(value, get_args(ResponseFormat)),
     "fingerprint": _text,

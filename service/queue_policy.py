@@ -39,6 +39,10 @@ class QueuePolicy:
     max_dead: int = 1000
     idempotency_ttl_s: float = 86400.0
 
+    def quota_of(self, job: Job) -> int:
+        """Return how many unfinished jobs the owner of `job` may have."""
+        return job.owner_quota or self.max_owner_jobs
+
 
 def throughput(workers: Iterable[WorkerStatus]) -> float:
     """Return the image-steps a second of all workers; 0 before any step was measured."""

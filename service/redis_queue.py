@@ -109,7 +109,7 @@ class RedisJobQueue:
     async def _refuse(self, word: str, number: int, job: Job) -> None:
         workers, policy = await self.workers(), self.policy
         if word == "quota":
-            raise quota_exceeded(number, policy.max_owner_jobs, workers)
+            raise quota_exceeded(number, policy.quota_of(job), workers)
         raise queue_full(job, number, policy.max_queued_cost, workers)
 
     async def wait(self, job_id: str) -> JobOutcome:

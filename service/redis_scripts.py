@@ -65,6 +65,7 @@ class QueueScripts:
     ) -> None:
         self._client = client
         self._keys = keys
+        self._quota_of = policy.quota_of
         self._policy = _policy_json(policy)
         self._scripts = scripts or {name: Script.load(name) for name in NAMES}
         self._clock = clock
@@ -79,7 +80,7 @@ class QueueScripts:
         reply = await self._run(
             "admit", job.id, encode_job(job), job.cost, len(job.images), job.owner,
             _us(job.lead_s), _us(job.timeout_s), api, int(is_forced), key_hash, fingerprint,
-            repr(job.created_at), job.fingerprint,
+            repr(job.created_at), job.fingerprint, self._quota_of(job),
         )  # fmt: skip
         word, *rest = [part.decode() for part in reply]
         return word, rest[0] if rest else ""

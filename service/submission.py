@@ -64,6 +64,7 @@ def make_job(body: GenerationRequest, info: ModelInfo, settings: Settings, askin
         priority=body.priority,
         partial_images=body.partial_images if asking.shows_partials else 0,
         owner=asking.caller.owner,
+        owner_quota=asking.caller.quota,
         created_at=time.time(),
         metadata=body.metadata,
         warnings=asking.warnings,

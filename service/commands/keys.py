@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from service.api_keys import MOST_REQUESTS_PER_MINUTE, ApiKey, Name, hash_of, make_key
+from service.api_keys import MOST_JOBS, MOST_REQUESTS_PER_MINUTE, ApiKey, Name, hash_of, make_key
 from service.errors import BarError
 from service.key_file import editing, load
 from service.settings import PREFIX, Settings
@@ -54,6 +54,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="a limit of its own, instead of the server's; 0 is none",
     )
+    create.add_argument(
+        "--max-jobs",
+        type=_num_jobs,
+        metavar="N",
+        help="unfinished jobs that its owner may have, instead of the server's number",
+    )
     revoke = actions.add_parser("revoke", help="revoke the keys of a name, or one of them")
     revoke.add_argument("name", metavar="NAME", help="whose keys")
     revoke.add_argument("--id", help="only this one, as `bar keys list` shows it")
@@ -76,9 +82,17 @@ def _name(text: str) -> str:
 
 
 def _rate(text: str) -> int:
-    if not text.isdecimal() or int(text) > MOST_REQUESTS_PER_MINUTE:
+    return _whole(text, 0, MOST_REQUESTS_PER_MINUTE)
+
+
+def _num_jobs(text: str) -> int:
+    return _whole(text, 1, MOST_JOBS)
+
+
+def _whole(text: str, least: int, most: int) -> int:
+    if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
         raise argparse.ArgumentTypeError(
-            f"must be a whole number from 0 to {MOST_REQUESTS_PER_MINUTE}, got {text!r}"
+            f"must be a whole number from {least} to {most}, got {text!r}"
         )
     return int(text)
 
@@ -108,12 +122,13 @@ def _create(options: argparse.Namespace, file: Path | None) -> None:
         created=datetime.now(UTC).replace(microsecond=0),
         expires=options.expires,
         requests_per_minute=options.requests_per_minute,
+        max_jobs=options.max_jobs,
     )
     if file is not None:
         with editing(file) as keys:
             keys.append(key)
         stored = f"its hash is in {file}"
-    elif options.expires or options.requests_per_minute is not None:
+    elif any((key.expires, key.requests_per_minute is not None, key.max_jobs)):
         raise BarError("a key with an end or a limit needs a file: give --file")
     else:
         stored = f"to let it in, add to {PREFIX}API_KEY_HASHES: {key.name}={key.sha256}"
@@ -122,7 +137,7 @@ def _create(options: argparse.Namespace, file: Path | None) -> None:
 
 
 def _list(file: Path) -> None:
-    rows = [("NAME", "ID", "CREATED", "EXPIRES", "PER MINUTE"), *map(_row, load(file))]
+    rows = [("NAME", "ID", "CREATED", "EXPIRES", "PER MINUTE", "JOBS"), *map(_row, load(file))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -137,6 +152,7 @@ def _row(key: ApiKey) -> tuple[str, ...]:
         f"{key.created:%Y-%m-%d %H:%M}" if key.created else "-",
         f"{end} (over)" if key.has_expired() else end,
         "-" if key.requests_per_minute is None else str(key.requests_per_minute),
+        "-" if key.max_jobs is None else str(key.max_jobs),
     )
 
 

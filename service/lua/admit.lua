@@ -1,6 +1,6 @@
 -- Admit a job, once: a known id, or a known idempotency key with the same body, changes nothing.
 -- ARGV: id, payload, cost, images, owner, lead µs, time-out µs, API, is_forced, key's hash and
--- fingerprint, created_at, the job's fingerprint
+-- fingerprint, created_at, the job's fingerprint, its owner's quota
 -- Returns {admitted | duplicate | attached, id}, {full | quota, number} or {conflict, key | id}.
 -- A duplicate is this API's own job; it attaches to another's, and to a key's.
 
@@ -30,7 +30,7 @@ if not is_forced then
   local queued = tonumber(redis.call('HGET', META, 'queued_cost')) or 0
   if queued + cost > policy.max_queued_cost then return {'full', n(queued)} end
   local unfinished = redis.call('SCARD', owner_key(owner))
-  if unfinished >= policy.max_owner_jobs then return {'quota', n(unfinished)} end
+  if unfinished >= tonumber(ARGV[17]) then return {'quota', n(unfinished)} end
 end
 redis.call('HSET', job_key(id), 'payload', payload, 'cost', n(cost), 'images', images, 'owner', owner,
   'api', api, 'score', n(now - lead), 'created', n(now), 'deadline', n(now + timeout),

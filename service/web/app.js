@@ -6,7 +6,7 @@
 import { ApiError, generate, isAbort, listModels } from "./api.js";
 import { ClassChooser } from "./classes.js";
 import { CodePanel } from "./code.js";
-import { byId, element, tell } from "./dom.js";
+import { byId, element } from "./dom.js";
 import { showAnswer, showModel } from "./facts.js";
 import { SettingsForm } from "./form.js";
 import { History } from "./history.js";
@@ -86,7 +86,7 @@ class Playground {
 
   /** Ask what is served, and begin with it: with what a link says, or with the first model. */
   async load() {
-    tell(byId("trouble"), "");
+    byId("trouble").hidden = true;
     try {
       this.cards = await listModels();
       const linked = this.card ? null : fromFragment(location.hash, this.cards);
@@ -110,20 +110,16 @@ class Playground {
     return defaultsOf(first, Math.min(7, first.num_classes - 1), drawSeed());
   }
 
-  /** @param {Error} error */
+  /**
+   * Say at the top of the page why nothing can be done yet.
+   * @param {Error} error
+   */
   showTrouble(error) {
-    if (error instanceof ApiError && error.status === 401) return this.askForKey(error);
+    const needsKey = error instanceof ApiError && error.status === 401;
     const box = byId("trouble");
+    box.querySelector("p").textContent = needsKey ? "This server asks for an API key." : sentence(error.message);
     box.hidden = false;
-    box.querySelector("p").textContent = sentence(error.message);
-  }
-
-  /** @param {ApiError} error */
-  askForKey(error) {
-    const box = byId("trouble");
-    box.hidden = false;
-    box.querySelector("p").textContent = "This server asks for an API key.";
-    this.keyDialog.open(key() ? sentence(error.message) : "");
+    if (needsKey) this.keyDialog.open(key() ? sentence(error.message) : "");
   }
 
   /** Look again now and then while the model is loading. */
@@ -309,7 +305,7 @@ class Playground {
       this.status.fail(/** @type {Error} */ (error), () => this.run());
       throw error; // a fault of this page: the console shall have it
     }
-    if (error.status === 401) this.askForKey(error);
+    if (error.status === 401) this.showTrouble(error);
     this.status.fail(error, () => this.run());
     if (error.param) this.form.refuse(error.param, sentence(error.message));
   }

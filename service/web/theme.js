@@ -14,6 +14,7 @@
       return "system"; // storage is blocked: the choice lasts as long as the page
     }
   };
+  /** @param {string} theme */
   const apply = (theme) => {
     root.dataset.theme = theme;
     const button = document.getElementById("theme");
@@ -24,7 +25,7 @@
     button.querySelector("use")?.setAttribute("href", `#i-${theme}`);
   };
   const advance = () => {
-    const theme = THEMES[(THEMES.indexOf(root.dataset.theme) + 1) % THEMES.length];
+    const theme = THEMES[(THEMES.indexOf(root.dataset.theme ?? "system") + 1) % THEMES.length];
     try {
       localStorage.setItem(STORE, theme);
     } catch { /* as above */ }
@@ -33,7 +34,7 @@
 
   apply(read());
   document.addEventListener("DOMContentLoaded", () => {
-    apply(root.dataset.theme);
+    apply(read());
     document.getElementById("theme")?.addEventListener("click", advance);
   });
 })();

@@ -60,9 +60,9 @@ export class Tiles {
     this.tiles[0].caption.textContent = `${count(card.num_steps, "token")}, one after another: press Generate.`;
   }
 
-  /** @param {number} share of the whole job, and so of each image that has no preview yet */
+  /** @param {number} share of the whole job: of several images, none is known to be as far */
   progress(share) {
-    for (const tile of this.tiles) tile.draw(share);
+    if (this.tiles.length === 1) this.tiles[0].draw(share);
   }
 
   /** @param {import("./api.js").PartialImage} partial */

@@ -91,6 +91,18 @@ async def test_an_owner_has_so_many_unfinished_jobs(ends: Ends) -> None:
     await ends.api.admit(job("beyond", owner="ann"))
 
 
+async def test_an_owner_may_have_a_quota_of_its_own(ends: Ends) -> None:
+    """It counts instead of the queue's, for less or for more."""
+    await ends.api.admit(job("a", owner="ann", owner_quota=1))
+    with pytest.raises(QuotaExceeded, match="1 may be open"):
+        await ends.api.admit(job("b", owner="ann", owner_quota=1))
+    for n in range(101):
+        await ends.api.admit(job(f"bob{n}", owner="bob", owner_quota=101))
+        await ends.claimed()
+    with pytest.raises(QuotaExceeded):
+        await ends.api.admit(job("beyond", owner="bob", owner_quota=101))
+
+
 async def test_admitting_a_known_job_again_changes_nothing(ends: Ends) -> None:
     """A retried admission is harmless, whatever has become of the job."""
     await ends.api.admit(job("a"))

@@ -122,7 +122,7 @@ MUTANTS = [
     ),
     Mutant(
         "no quota",
-        {"if unfinished >= policy.max_owner_jobs then": "if false then"},
+        {"if unfinished >= tonumber(ARGV[17]) then": "if false then"},
         fact(conformance.test_an_owner_has_so_many_unfinished_jobs),
     ),
     Mutant(

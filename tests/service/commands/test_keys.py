@@ -14,6 +14,7 @@ from service.api_keys import KEY, hash_of
 from service.cli import main as bar
 from service.commands.keys import main
 from service.key_file import load
+from tests.service.fakes import FakeEngine
 from tests.service.harness import running
 from tests.service.key_files import bearer, spoil
 
@@ -121,6 +122,20 @@ def test_a_key_may_have_its_own_limit(path: Path, capsys: pytest.CaptureFixture[
     assert [60, 0] == [key.requests_per_minute for key in load(path)]
 
 
+@pytest.mark.anyio
+async def test_a_key_may_have_its_own_quota(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beyond so many unfinished jobs its owner is refused, while others are not."""
+    ann, bob = create(capsys, "ann", "--max-jobs", "1"), create(capsys, "bob")
+    async with running(FakeEngine(num_slots=1), api_keys_file=path) as h:
+        h.engine.gate.clear()
+        detached = {"prefer": "respond-async"}
+        statuses = [
+            (await h.generate({**bearer(key), **detached}, class_id=1)).status_code
+            for key in (ann, ann, bob, bob)
+        ]
+        assert [202, 429, 202, 202] == statuses
+
+
 def test_a_list_shows_what_is_kept(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Names, ids, times and limits in columns; which are over is said; no whole hash."""
     keys = [
@@ -131,11 +146,11 @@ def test_a_list_shows_what_is_kept(path: Path, capsys: pytest.CaptureFixture[str
     path.write_text(past)
     assert 0 == main(["list"])
     heading, *rows = capsys.readouterr().out.splitlines()
-    assert ["NAME", "ID", "CREATED", "EXPIRES", "PER", "MINUTE"] == heading.split()
+    assert ["NAME", "ID", "CREATED", "EXPIRES", "PER", "MINUTE", "JOBS"] == heading.split()
     assert [["alice", hash_of(keys[0])[:8]], ["bob", hash_of(keys[1])[:8]]] == [
         row.split()[:2] for row in rows
     ]
-    assert re.search(r"never +60$", rows[0])
+    assert re.search(r"never +60 +-$", rows[0])
     assert "(over)" in rows[1]
     assert hash_of(keys[0]) not in "".join(rows)
 
@@ -150,6 +165,7 @@ def test_a_list_shows_what_is_kept(path: Path, capsys: pytest.CaptureFixture[str
     (["create", "alice", "--expires", "2020-01-01"], "'2020-01-01' is over already"),
     (["create", "alice", "--requests-per-minute", "-1"], "whole number from 0 to 1000000"),
     (["create", "alice", "--requests-per-minute", "many"], "whole number from 0 to 1000000"),
+    (["create", "alice", "--max-jobs", "0"], "whole number from 1 to 1000000"),
     (["forget", "alice"], "invalid choice"),
     ([], "ACTION"),
 ])  # fmt: skip
