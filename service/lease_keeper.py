@@ -48,7 +48,7 @@ class LeaseKeeper:
     def stop(self) -> None:
         """Stop renewing, and wait for the thread unless it is the one that calls."""
         self._stopped.set()
-        if self._thread.is_alive():
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout=2)
 
     def beat(self) -> None:
