@@ -19,7 +19,7 @@ from service.settings import Settings
 from service.submission import Asking, make_job
 
 MATCHED, DIFFERS, CANNOT = 0, 1, 2
-SETTINGS = (*ENGINE_SETTINGS, "max_reproduce_bytes")
+SETTINGS = (*(name for name in ENGINE_SETTINGS if name != "model"), "max_reproduce_bytes")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,11 +44,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="bar reproduce",
         description="Make an image again from what its PNG says, and compare every pixel.",
         epilog="Exit status: 0 if every pixel matches, 1 if some differ, 2 if the image cannot be "
-        "made again. The model is the one that the PNG names, unless --model says where it is.",
+        "made again.",
     )
     parser.add_argument("file", type=Path, metavar="FILE.png", help="an image that was made here")
     parser.add_argument("--output", type=Path, metavar="OUT.png", help="file to write the new one")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--model", help="name or folder of the model; the one that the PNG names if left out"
+    )
     add_settings_flags(parser, SETTINGS)
     return parser
 
