@@ -13,7 +13,7 @@ memorises. Shifting the images for variety was tried elsewhere and hurts.
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -22,7 +22,7 @@ import torch
 
 from model.checkpoint import save_model
 from model.class_labels import ClassLabels
-from model.config import PRESETS, JsonConfig
+from model.config import PRESETS
 from model.generator import Generator
 from model.tokenizer import Tokenizer
 from training import digits_data
@@ -34,9 +34,11 @@ from training.metrics_log import MetricsLog
 from training.optimiser import OptimiserConfig
 from training.order_annealing import OrderAnnealing
 from training.pictures import save_curves
+from training.pixel_data import HeldPixels
 from training.pretokenize import TokenizedImages, pretokenize
 from training.progress import Progress
 from training.randomness import derive_seed
+from training.section import Section
 from training.tokenizer_loss import TokenizerLossWeights
 from training.tokenizer_stage import TokenizerStage
 from training.trainer import METRICS_FILE, Stage, Trainer, TrainerConfig
@@ -44,8 +46,7 @@ from training.trainer import METRICS_FILE, Stage, Trainer, TrainerConfig
 PRESET = PRESETS["digits"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DigitsRecipe(JsonConfig):
+class DigitsRecipe(Section):
     """Everything that decides what a run computes, sizes aside: those are the preset's."""
 
     seed: int
@@ -58,11 +59,10 @@ class DigitsRecipe(JsonConfig):
     def scaled(self, share: float) -> "DigitsRecipe":
         """Return a recipe of `share` of the steps, warm-up and order annealing in proportion."""
         annealing = self.generator_loss.order_annealing.scaled(share)
-        return replace(
-            self,
+        return self.but(
             tokenizer=self.tokenizer.scaled(share),
             generator=self.generator.scaled(share),
-            generator_loss=replace(self.generator_loss, order_annealing=annealing),
+            generator_loss=self.generator_loss.but(order_annealing=annealing),
         )
 
 
@@ -151,7 +151,10 @@ class _Run:
             tokenizer = Tokenizer(PRESET.tokenizer)
             initialise_tokenizer(tokenizer)
         stage = TokenizerStage(
-            tokenizer, data.train.pixels, data.held_out.pixels, self.recipe.tokenizer_losses
+            tokenizer,
+            HeldPixels(data.train.pixels),
+            HeldPixels(data.held_out.pixels),
+            self.recipe.tokenizer_losses,
         )
         self._fit(stage, self.recipe.tokenizer)
         return tokenizer

@@ -5,38 +5,41 @@ with masks that are the same every time, so that it moves only when the model do
 §3.3-3.4.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Self, cast
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
-from model.config import ImageRequest, JsonConfig, SamplingConfig
+from model.config import ImageRequest, SamplingConfig
 from model.generate import generate
 from model.generator import Generator
 from model.token_grid import to_generation_order
 from model.tokenizer import Tokenizer
-from training.masking import draw_bit_masks, drop_classes
+from training.masking import MaskDistribution, draw_bit_masks, drop_classes
 from training.order_annealing import OrderAnnealing, draw_orders
 from training.pictures import save_grid
-from training.pretokenize import TokenizedImages
+from training.pretokenize import TokenData
+from training.section import Section
 
 NUM_MASK_DRAWS = 4  # of each held-out token
 MAX_CLASSES_SHOWN = 10
 IMAGES_PER_CLASS = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class GeneratorLossConfig(JsonConfig):
+class GeneratorLossConfig(Section):
     """What varies from image to image in training."""
 
     order_annealing: OrderAnnealing
     class_dropout: float = 0.1
+    mask_distribution: MaskDistribution = "logit_normal"
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if not 0 <= self.class_dropout < 1:
             raise ValueError(f"class_dropout must be in [0, 1), got {self.class_dropout}")
+        return self
 
 
 class GeneratorStage:
@@ -48,35 +51,42 @@ class GeneratorStage:
     def __init__(
         self,
         model: Generator,
-        images: TokenizedImages,
-        held_out: TokenizedImages,
+        images: TokenData,
+        held_out: TokenData,
         config: GeneratorLossConfig,
         tokenizer: Tokenizer,
         sampling: SamplingConfig,
+        held_out_batch: int = 1024,
     ) -> None:
         self.model = model
         self.images, self.held_out, self.config = images, held_out, config
         self.tokenizer, self.sampling = tokenizer, sampling
-        self.num_examples = len(images.tokens)
+        self.num_examples = len(images)
+        self.held_out_batch = held_out_batch
 
-    def loss(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
-        class_ids = drop_classes(
-            self.images.class_ids[batch],
-            self.model.config.null_class,
-            self.config.class_dropout,
-        )
+    def fetch(self, batch: Tensor, seed: int) -> tuple[Tensor, ...]:
+        return self.images.fetch(batch, seed)
+
+    def loss(self, examples: tuple[Tensor, ...], step: int) -> tuple[Tensor, dict[str, float]]:
+        tokens, class_ids = self._moved(examples)
+        class_ids = drop_classes(class_ids, self.model.config.null_class, self.config.class_dropout)
         random_share = self.config.order_annealing.random_share(step)
-        loss = masked_bit_loss(self.model, self.images.tokens[batch], class_ids, random_share)
+        loss = masked_bit_loss(
+            self.model, tokens, class_ids, random_share, self.config.mask_distribution
+        )
         return loss, {"random_share": random_share}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        generator = cast(Generator, model)
-        tokens, class_ids = self.held_out
-        losses = [
-            masked_bit_loss(generator, tokens, class_ids, random_share=0.0)
-            for _ in range(NUM_MASK_DRAWS)
-        ]
-        return {"bit_loss": torch.stack(losses).mean().item()}
+        """Measure the mean loss of a bit on the held-out images."""
+        generator, total = cast(Generator, model), 0.0
+        for batch in torch.arange(len(self.held_out)).split(self.held_out_batch):
+            tokens, class_ids = self._moved(self.held_out.fetch(batch, 0))
+            losses = [
+                masked_bit_loss(generator, tokens, class_ids, random_share=0.0)
+                for _ in range(NUM_MASK_DRAWS)
+            ]
+            total += len(batch) / len(self.held_out) * torch.stack(losses).mean().item()
+        return {"bit_loss": total}
 
     def draw(self, model: nn.Module, path: Path) -> None:
         """Show the first classes with fixed seeds, one class a column."""
@@ -89,12 +99,21 @@ class GeneratorStage:
         images = generate(cast(Generator, model), self.tokenizer, requests)
         save_grid(path, images, num_columns=num_classes)
 
+    def _moved(self, examples: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        device = next(self.model.parameters()).device
+        tokens, class_ids = (part.to(device, non_blocking=True) for part in examples)
+        return tokens, class_ids
+
 
 def masked_bit_loss(
-    generator: Generator, tokens: Tensor, class_ids: Tensor, random_share: float
+    generator: Generator,
+    tokens: Tensor,
+    class_ids: Tensor,
+    random_share: float,
+    distribution: MaskDistribution = "logit_normal",
 ) -> Tensor:
     """Draw orders and masks for raster `tokens` (B, S, k), and return the generator's loss."""
     batch, num_tokens, num_bits = tokens.shape
     order = draw_orders(batch, num_tokens, random_share, tokens.device)
-    mask, mask_ratio = draw_bit_masks(batch, num_tokens, num_bits, tokens.device)
+    mask, mask_ratio = draw_bit_masks(batch, num_tokens, num_bits, tokens.device, distribution)
     return generator.loss(to_generation_order(tokens, order), class_ids, order, mask, mask_ratio)

@@ -7,27 +7,29 @@ type, so that renaming a module cannot change how it is trained.
 """
 
 import math
-from dataclasses import dataclass
+from typing import Any
 
 import torch
+from pydantic import Field
 from torch import nn
 
-from model.config import JsonConfig
 from model.masked_bit_head import MaskedBitHead, MaskRatioEmbedding
+from model.tokenizer import Tokenizer
 from training.initialise import modulations
+from training.section import Section
 
 
-@dataclass(frozen=True, kw_only=True)
-class OptimiserConfig(JsonConfig):
+class OptimiserConfig(Section):
     """AdamW with linear warm-up, cosine decay to `final_learning_rate`, and gradient clipping."""
 
-    learning_rate: float
-    final_learning_rate: float
-    warmup_steps: int
-    beta1: float
-    beta2: float
-    weight_decay: float
-    max_grad_norm: float
+    learning_rate: float = Field(gt=0)
+    final_learning_rate: float = Field(ge=0)
+    warmup_steps: int = Field(ge=0)
+    beta1: float = Field(ge=0, lt=1)
+    beta2: float = Field(ge=0, lt=1)
+    weight_decay: float = Field(ge=0)
+    max_grad_norm: float = Field(gt=0)
+    encoder_scale: float = Field(default=1.0, ge=0)  # of a tokenizer's encoder, times the rate
 
     def learning_rate_at(self, step: int, num_steps: int) -> float:
         """Return the learning rate of `step`, counted from 0, of a run of `num_steps`."""
@@ -39,16 +41,26 @@ class OptimiserConfig(JsonConfig):
 
 
 def build_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
-    """Build AdamW over the trainable parameters of `model`."""
+    """Build AdamW over the trainable parameters of `model`; a group's `scale` is its share of
+    the learning rate."""
     decayed, exempt = parameter_groups(model)
-    return torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": exempt, "weight_decay": 0.0},
-        ],
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-    )
+    groups: list[dict[str, Any]] = []
+    for parameters, decay in ((decayed, config.weight_decay), (exempt, 0.0)):
+        for chosen, scale in _by_learning_rate(model, parameters, config.encoder_scale):
+            groups.append({"params": chosen, "weight_decay": decay, "scale": scale})
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
+
+
+def _by_learning_rate(
+    model: nn.Module, parameters: list[nn.Parameter], encoder_scale: float
+) -> list[tuple[list[nn.Parameter], float]]:
+    if not isinstance(model, Tokenizer) or model.encoder is None or encoder_scale == 1:
+        return [(parameters, 1.0)]
+    encoder = {id(p) for p in model.encoder.parameters()}
+    return [
+        ([p for p in parameters if id(p) not in encoder], 1.0),
+        ([p for p in parameters if id(p) in encoder], encoder_scale),
+    ]
 
 
 def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

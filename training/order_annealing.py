@@ -4,34 +4,35 @@ Called by the generator's stage. Early on every image has its own random order, 
 raster order, which is how most images are sampled. Source: RAR, arXiv 2411.00776 §3.2.
 """
 
-from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
-from model.config import JsonConfig
+from training.section import Section
 
 
-@dataclass(frozen=True, kw_only=True)
-class OrderAnnealing(JsonConfig):
+class OrderAnnealing(Section):
     """Steps between which the share of random orders falls from 1 to 0; both -1 is raster only."""
 
     start: int
     end: int
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if (self.start, self.end) != (-1, -1) and not 0 <= self.start <= self.end:
             raise ValueError(
                 f"order annealing must have 0 <= start <= end, or both -1 for raster order only, "
                 f"got start {self.start} and end {self.end}"
             )
+        return self
 
     def scaled(self, share: float) -> Self:
         """Return the same annealing for a run of `share` of the steps."""
         if self.end == -1:
             return self
-        return replace(self, start=round(self.start * share), end=round(self.end * share))
+        return self.but(start=round(self.start * share), end=round(self.end * share))
 
     def random_share(self, step: int) -> float:
         """Return the probability that an image of `step` has a random order."""

@@ -1,10 +1,12 @@
 """Between the stages: every image becomes bits once, so that the generator never sees a pixel.
 
-The tokenizer is frozen from here on. Everything is held in memory, one byte a bit, which fits a
-small data set.
+The tokenizer is frozen from here on. A small data set is held in memory, one byte a bit, by this
+module; a large one lies packed on the disk (`token_store.py`). The generator's stage reads both
+through `TokenData`.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,11 +15,32 @@ from model.token_grid import cells_to_tokens
 from model.tokenizer import Tokenizer
 
 
-class TokenizedImages(NamedTuple):
-    """Images as the generator reads them."""
+class TokenData(Protocol):
+    """Tokenized images, wherever they lie."""
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, indices: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Return tokens (B, S, k), uint8 bits in raster order, and class ids, int64 (B,).
+
+        `seed` decides what varies of the images, such as which are mirrored. Safe to call from
+        any thread.
+        """
+
+
+@dataclass(frozen=True)
+class TokenizedImages:
+    """Images as the generator reads them, in memory."""
 
     tokens: Tensor  # (N, S, k) uint8 bits, raster order
     class_ids: Tensor  # (N,) int64
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def fetch(self, indices: Tensor, seed: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Return the images themselves: nothing of them varies."""
+        return self.tokens[indices], self.class_ids[indices]
 
 
 def pretokenize(

@@ -7,7 +7,9 @@ Source: paper §3.2.
 
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,8 @@ from torch.nn import functional as F
 from model.quantizer import codes_to_bits
 from model.tokenizer import Tokenizer, to_uint8
 from training.pictures import save_pairs
-from training.tokenizer_loss import TokenizerLossWeights, tokenizer_loss
+from training.pixel_data import PixelData
+from training.tokenizer_loss import PIXEL_LOSSES, Loss, TokenizerLossWeights, tokenizer_loss
 
 logger = logging.getLogger(__name__)
 
@@ -25,26 +28,41 @@ NUM_SHOWN = 20
 
 
 class TokenizerStage:
-    """Trains `model` on `pixels`, (N, 3, height, width) in [-1, 1]."""
+    """Trains `model` to reproduce `images`; `losses` are those that the weights may name."""
 
     name = "tokenizer"
     objective = "l2"
 
     def __init__(
-        self, model: Tokenizer, pixels: Tensor, held_out: Tensor, weights: TokenizerLossWeights
+        self,
+        model: Tokenizer,
+        images: PixelData,
+        held_out: PixelData,
+        weights: TokenizerLossWeights,
+        losses: Mapping[str, Loss] = PIXEL_LOSSES,
+        held_out_batch: int = 1024,
     ) -> None:
         self.model = model
-        self.pixels, self.held_out, self.weights = pixels, held_out, weights
-        self.num_examples = len(pixels)
+        self.images, self.held_out, self.weights, self.losses = images, held_out, weights, losses
+        self.num_examples = len(images)
+        self.held_out_batch = held_out_batch
 
-    def loss(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:  # noqa: ARG002
-        pixels = self.pixels[batch]
-        return tokenizer_loss(self.model(pixels).reconstruction, pixels, self.weights)
+    def fetch(self, batch: Tensor, seed: int) -> tuple[Tensor, ...]:
+        return (self.images.fetch(batch, seed),)
+
+    def loss(self, examples: tuple[Tensor, ...], step: int) -> tuple[Tensor, dict[str, float]]:  # noqa: ARG002
+        pixels = self._moved(examples[0])
+        return tokenizer_loss(self.model(pixels), pixels, self.weights, self.losses)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        output = model(self.held_out)
-        l2 = F.mse_loss(output.reconstruction.clamp(-1, 1), self.held_out).item()
-        entropy = bit_entropies(codes_to_bits(output.codes))
+        """Measure reconstructions of all held-out images, and how much each bit carries."""
+        l2, ones = 0.0, torch.zeros(self.model.config.bits_per_latent, dtype=torch.float64)
+        for batch in torch.arange(len(self.held_out)).split(self.held_out_batch):
+            pixels, share = self._held_out(batch), len(batch) / len(self.held_out)
+            output = model(pixels)
+            l2 += share * F.mse_loss(output.reconstruction.clamp(-1, 1), pixels).item()
+            ones += share * codes_to_bits(output.codes).double().mean(dim=(0, 1)).cpu()
+        entropy = entropies(ones)
         num_dead = int((entropy < DEAD_BIT_ENTROPY).sum())
         if num_dead:
             logger.warning(
@@ -62,16 +80,26 @@ class TokenizerStage:
 
     def draw(self, model: nn.Module, path: Path) -> None:
         """Show held-out images above their reconstructions."""
-        images = self.held_out[:NUM_SHOWN]
-        reconstructed = model(images).reconstruction
-        save_pairs(path, to_uint8(images).numpy(), to_uint8(reconstructed).numpy())
+        images = self._held_out(torch.arange(min(NUM_SHOWN, len(self.held_out))))
+        reconstructed = cast(Tokenizer, model)(images).reconstruction
+        save_pairs(path, to_uint8(images).cpu().numpy(), to_uint8(reconstructed).cpu().numpy())
+
+    def _held_out(self, batch: Tensor) -> Tensor:
+        return self._moved(self.held_out.fetch(batch, 0))
+
+    def _moved(self, pixels: Tensor) -> Tensor:
+        return pixels.to(next(self.model.parameters()).device, non_blocking=True)
 
 
 def bit_entropies(bits: Tensor) -> Tensor:
     """Return the entropy in bits of each channel of bits (B, L, bits_per_latent): 0 is dead."""
-    p = bits.double().mean(dim=(0, 1))
-    entropies: Tensor = (torch.special.entr(p) + torch.special.entr(1 - p)) / math.log(2)
-    return entropies
+    return entropies(bits.double().mean(dim=(0, 1)))
+
+
+def entropies(p: Tensor) -> Tensor:
+    """Return the entropy in bits of coins that show 1 with probability `p`."""
+    result: Tensor = (torch.special.entr(p) + torch.special.entr(1 - p)) / math.log(2)
+    return result
 
 
 def psnr(mean_squared_error: float) -> float:

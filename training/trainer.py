@@ -10,20 +10,21 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from model.config import JsonConfig
 from training.errors import TrainingDiverged, TrainingError, TrainingStopped
 from training.metrics_log import MetricsLog
 from training.optimiser import OptimiserConfig, build_optimiser
+from training.prefetch import Examples, Prefetch
 from training.progress import Progress
 from training.randomness import batch_indices, derive_seed
 from training.run_checkpoints import RunCheckpoints, read_checkpoint
+from training.section import Section
 from training.weight_average import WeightAverage
 
 Metrics = dict[str, float]
@@ -31,30 +32,36 @@ Metrics = dict[str, float]
 METRICS_FILE = "metrics.jsonl"
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainerConfig(JsonConfig):
+class TrainerConfig(Section):
     """How long and in what rhythm a stage is trained."""
 
-    num_steps: int
-    batch_size: int
+    num_steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
     optimiser: OptimiserConfig
-    average_decay: float | None  # of the weights' moving average; None keeps none
-    validate_every: int
-    checkpoint_every: int
-    log_every: int = 10
+    average_decay: float | None = Field(gt=0, lt=1)  # of the moving average; None keeps none
+    validate_every: int = Field(ge=1)
+    checkpoint_every: int = Field(ge=1)
+    log_every: int = Field(default=10, ge=1)
+    checkpoints_kept: int = Field(default=2, ge=1)  # beside the best
+    micro_batches: int = Field(default=1, ge=1)  # a step's batch in so many parts, for memory
+    precision: Literal["float32", "bfloat16"] = "float32"
+    held_out_batch: int = Field(default=1024, ge=1)
 
-    def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "validate_every", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.batch_size % self.micro_batches:
+            raise ValueError(
+                f"micro_batches must divide the batch of {self.batch_size}, got "
+                f"{self.micro_batches}"
+            )
+        return self
 
     def scaled(self, share: float) -> Self:
         """Return a configuration of `share` of the steps, at least one, warm-up in proportion."""
         warmup_steps = round(self.optimiser.warmup_steps * share)
-        return replace(
-            self,
+        return self.but(
             num_steps=max(1, round(self.num_steps * share)),
-            optimiser=replace(self.optimiser, warmup_steps=warmup_steps),
+            optimiser=self.optimiser.but(warmup_steps=warmup_steps),
         )
 
 
@@ -69,8 +76,12 @@ class Stage(Protocol):
     def model(self) -> nn.Module:
         """The module whose parameters are trained."""
 
-    def loss(self, batch: Tensor, step: int) -> tuple[Tensor, Metrics]:
-        """Return the loss of the examples `batch`, int64 (B,), and what to show of it."""
+    def fetch(self, batch: Tensor, seed: int) -> Examples:
+        """Read the examples `batch`, int64 (B,); what varies of them belongs to `seed`. Called
+        from another thread."""
+
+    def loss(self, examples: Examples, step: int) -> tuple[Tensor, Metrics]:
+        """Return the loss of what `fetch` read, and what to show of it."""
 
     def validate(self, model: nn.Module) -> Metrics:
         """Measure `model`, in evaluation mode, on held-out data."""
@@ -97,13 +108,14 @@ class Trainer:
         self.optimiser = build_optimiser(stage.model, config.optimiser)
         decay = config.average_decay
         self.average = None if decay is None else WeightAverage(stage.model, decay)
-        self.checkpoints = RunCheckpoints(folder / "checkpoints")
+        self.checkpoints = RunCheckpoints(folder / "checkpoints", config.checkpoints_kept)
         self.log = MetricsLog(folder / METRICS_FILE)
         self.step = 0
         self.best = math.inf
         self._resume()
         self.progress = progress(self.step)
         self.started_s = time.monotonic()
+        self.waited_s = 0.0  # for data
 
     def fit(self) -> None:
         """Train to the last step and leave the best weights in the stage's model.
@@ -111,39 +123,61 @@ class Trainer:
         Raises TrainingDiverged if loss or gradient are not finite, TrainingStopped after saving
         when `should_stop` says so.
         """
-        with torch.random.fork_rng(devices=[]):
+        prefetch = Prefetch(self._fetch, self.config.num_steps)
+        with torch.random.fork_rng(devices=[]), prefetch:
             if self.step == 0:
                 self._validate()
             while self.step < self.config.num_steps:
-                metrics = self._train_step()
+                metrics = self._train_step(prefetch.take(self.step))
                 self._after_step(metrics)
+                self.waited_s = prefetch.waited_s
         best = read_checkpoint(self.checkpoints.best)
         self.stage.model.load_state_dict(best["model"])
         self.stage.model.eval()
 
-    def _train_step(self) -> Metrics:
+    def _fetch(self, step: int) -> Examples:
+        batch = batch_indices(self.seed, step, self.stage.num_examples, self.config.batch_size)
+        return self.stage.fetch(batch, derive_seed(self.seed, "variety", step))
+
+    def _train_step(self, examples: Examples) -> Metrics:
         config, model = self.config, self.stage.model
-        torch.manual_seed(derive_seed(self.seed, self.stage.name, self.step))
-        batch = batch_indices(self.seed, self.step, self.stage.num_examples, config.batch_size)
         learning_rate = config.optimiser.learning_rate_at(self.step, config.num_steps)
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["scale"]
         model.train()
-        loss, metrics = self.stage.loss(batch, self.step)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, metrics = self._accumulate(examples)
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.optimiser.max_grad_norm)
-        self._check_finite(loss.item(), norm.item())
+        self._check_finite(loss, norm.item())
         self.optimiser.step()
         if self.average is not None:
             self.average.update(model)
         self.step += 1
         return {
-            "loss": loss.item(),
+            "loss": loss,
             **metrics,
             "grad_norm": norm.item(),
             "learning_rate": learning_rate,
         }
+
+    def _accumulate(self, examples: Examples) -> tuple[float, Metrics]:
+        """Add up the gradients of the batch's parts, and return the means of what they say."""
+        num_parts, means = self.config.micro_batches, dict[str, float]()
+        parts = zip(*(tensor.chunk(num_parts) for tensor in examples), strict=True)
+        for index, part in enumerate(parts):
+            purpose: list[str | int] = [self.stage.name, self.step, *([index] if index else [])]
+            torch.manual_seed(derive_seed(self.seed, *purpose))
+            with self._autocast():
+                loss, metrics = self.stage.loss(part, self.step)
+            (loss / num_parts).backward()
+            for name, value in {"loss": loss.item(), **metrics}.items():
+                means[name] = means.get(name, 0.0) + value / num_parts
+        return means.pop("loss"), means
+
+    def _autocast(self) -> torch.autocast:
+        device = next(self.stage.model.parameters()).device.type
+        is_on = self.config.precision == "bfloat16"
+        return torch.autocast(device, torch.bfloat16, enabled=is_on)
 
     def _check_finite(self, loss: float, grad_norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(grad_norm):
@@ -179,7 +213,7 @@ class Trainer:
     def _validate(self) -> None:
         model = self.evaluated.eval()
         torch.manual_seed(derive_seed(self.seed, self.stage.name, "held-out"))
-        with torch.no_grad():
+        with torch.no_grad(), self._autocast():
             metrics = self.stage.validate(model)
             path = self.folder / "samples" / f"step-{self.step:08}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

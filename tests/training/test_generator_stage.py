@@ -34,7 +34,8 @@ def test_bits_arrive_in_generation_order() -> None:
 def test_share_of_random_orders_follows_the_step() -> None:
     """Between start 2 and end 10, step 6 trains on half random orders."""
     stage = generator_stage()
-    shares = [stage.loss(torch.arange(4), step)[1]["random_share"] for step in (0, 6, 11)]
+    examples = stage.fetch(torch.arange(4), 0)
+    shares = [stage.loss(examples, step)[1]["random_share"] for step in (0, 6, 11)]
     assert [1.0, 0.5, 0.0] == shares
 
 

@@ -20,6 +20,7 @@ from tests.training.tiny_runs import (
 )
 from training.errors import TrainingDiverged, TrainingError, TrainingStopped
 from training.generator_stage import GeneratorStage
+from training.prefetch import Examples
 from training.run_checkpoints import read_checkpoint
 from training.stop_signal import StopSignal
 
@@ -83,10 +84,10 @@ def test_sigterm_saves_between_checkpoints(uninterrupted: Path, tmp_path: Path) 
     """SIGTERM ends the run after the step it is in, saved; going on gives the same weights."""
 
     class Signalled(GeneratorStage):
-        def loss(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
+        def loss(self, examples: Examples, step: int) -> tuple[Tensor, dict[str, float]]:
             if step == 4:
                 signal.raise_signal(signal.SIGTERM)
-            return super().loss(batch, step)
+            return super().loss(examples, step)
 
     stage = generator_stage()
     stage.__class__ = Signalled
@@ -111,8 +112,8 @@ def test_non_finite_loss_stops_before_the_weights_change(tmp_path: Path, poison:
     """A loss that is not finite ends the run with the step named, and changes no weight."""
 
     class Poisoned(GeneratorStage):
-        def loss(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
-            loss, metrics = super().loss(batch, step)
+        def loss(self, examples: Examples, step: int) -> tuple[Tensor, dict[str, float]]:
+            loss, metrics = super().loss(examples, step)
             return loss * (poison if step == 5 else 1), metrics
 
     stage = generator_stage()

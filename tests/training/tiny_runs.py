@@ -22,6 +22,8 @@ from training.generator_stage import GeneratorLossConfig, GeneratorStage
 from training.initialise import initialise_generator, initialise_tokenizer
 from training.optimiser import OptimiserConfig
 from training.order_annealing import OrderAnnealing
+from training.pixel_data import HeldPixels
+from training.prefetch import Examples
 from training.pretokenize import TokenizedImages
 from training.progress import Progress
 from training.tokenizer_loss import TokenizerLossWeights
@@ -85,7 +87,8 @@ def tokenizer_stage() -> TokenizerStage:
         initialise_tokenizer(tokenizer)
         coarse = torch.rand(36, 3, 2, 2) * 2 - 1
     pixels = torch.nn.functional.interpolate(coarse, size=(8, 8), mode="bilinear")
-    return TokenizerStage(tokenizer, pixels[:24], pixels[24:], TokenizerLossWeights())
+    train, held_out = HeldPixels(pixels[:24]), HeldPixels(pixels[24:])
+    return TokenizerStage(tokenizer, train, held_out, TokenizerLossWeights())
 
 
 def make_trainer(
@@ -105,8 +108,8 @@ class Dying(GeneratorStage):
 
     fatal_step = -1
 
-    def loss(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
-        result = super().loss(batch, step)
+    def loss(self, examples: Examples, step: int) -> tuple[Tensor, dict[str, float]]:
+        result = super().loss(examples, step)
         if step == self.fatal_step:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
