@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import os
 import re
 import shutil
 import sys
@@ -15,6 +16,10 @@ from tests.service.api_reference import PAGE, fill, names_on, operations_in, rea
 from tests.service.harness import listening
 
 SERVICE = PAGE.parents[1] / "service"
+
+needs_curl = pytest.mark.skipif(
+    not shutil.which("curl"), reason="the examples need curl: install it"
+)
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +78,18 @@ def test_every_alias_is_named() -> None:
     assert set() == {alias for alias in aliases if f"`{alias}`" not in PAGE.read_text("utf-8")}
 
 
-@pytest.mark.anyio
-@pytest.mark.skipif(not shutil.which("curl"), reason="the examples need curl: install it")
-async def test_every_example_works(page: str, tmp_path: Path) -> None:
-    """The page's commands all succeed, one after the other, and leave the images that they name."""
-    found = re.findall(r"^```(sh|python)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+def examples_on(text: str) -> list[str]:
+    """Return the examples of a page that ask a running server, as shell commands."""
+    found = re.findall(r"^```(sh|python)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    asking = [(kind, code) for kind, code in found if "127.0.0.1:8000" in code]
     python = f"{sys.executable} - <<'END'\n{{}}END\n"
-    examples = [text if kind == "sh" else python.format(text) for kind, text in found]
+    commands = [code if kind == "sh" else python.format(code) for kind, code in asking]
+    assert commands
+    return [command for command in commands if "$KEY" not in command]
+
+
+async def run_examples(examples: list[str], directory: Path) -> str:
+    """Run examples one after the other against a server of their own; return what they print."""
     async with listening() as h:
         base_url = str(h.client.base_url).rstrip("/")
         # A status of 400 and above is a failure here, as it is not for a curious reader.
@@ -88,14 +98,43 @@ async def test_every_example_works(page: str, tmp_path: Path) -> None:
             "bash",
             "-c",
             "\n".join(lines).replace("http://127.0.0.1:8000", base_url),
-            cwd=tmp_path,
+            cwd=directory,
+            env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
         output = (await bash.communicate())[0].decode()
     assert 0 == bash.returncode, output
-    for name in ("seven.png", "five.png"):
-        with Image.open(tmp_path / name) as image:
-            assert "PNG" == image.format
+    return output
+
+
+def check_png(path: Path) -> None:
+    """Fail unless there is a PNG at `path`."""
+    with Image.open(path) as image:
+        assert "PNG" == image.format
+
+
+@pytest.mark.anyio
+@needs_curl
+async def test_every_example_works(page: str, tmp_path: Path) -> None:
+    """The page's commands all succeed, one after the other, and leave the images that they name."""
+    output = await run_examples(examples_on(page), tmp_path)
+    check_png(tmp_path / "seven.png")
+    check_png(tmp_path / "five.png")
     assert "event: completed" in output
+    assert '"matched":true' in output
+
+
+@pytest.mark.anyio
+@needs_curl
+async def test_the_examples_of_the_readme_work(tmp_path: Path) -> None:
+    """What a newcomer copies from the README succeeds too."""
+    readme = (PAGE.parents[1] / "README.md").read_text("utf-8")
+    examples = [
+        "\n".join(line for line in example.splitlines() if not line.startswith("bar ")) + "\n"
+        for example in examples_on(readme)
+    ]
+    output = await run_examples(examples, tmp_path)
+    check_png(tmp_path / "four.png")
+    check_png(tmp_path / "seven.png")
     assert '"matched":true' in output
