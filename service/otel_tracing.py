@@ -27,7 +27,7 @@ from service import __version__
 from service.jobs import Claim, JobResult
 from service.tracing import JobTrace, RequestTrace, Traces
 
-CLOSING_S = 2.0
+CLOSING_S = 5.0
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
