@@ -143,7 +143,8 @@ def test_an_installed_wheel_serves(bar: Path, tmp_path: Path) -> None:
     expected = tmp_path / "four.png"
     run(bar, "generate", "--class", "4", "--seed", "1", "--output", expected)
     request = {"class_id": 4, "seed": 1}
-    with serving(bar) as url, httpx.Client(base_url=url, timeout=60) as client:
+    patient = httpx.HTTPTransport(retries=5)  # the address is printed before it is listened to
+    with serving(bar) as url, httpx.Client(base_url=url, timeout=60, transport=patient) as client:
         answer = client.post("/v1/generations", json=request, headers={"accept": "image/png"})
         assert 200 == answer.status_code
         assert expected.read_bytes() == answer.content
