@@ -7,9 +7,10 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -138,13 +139,24 @@ def serving(bar: Path) -> Iterator[str]:
         process.stdout.close()
 
 
+def wait_until_ready(client: httpx.Client) -> None:
+    """Ask until it can draw: its address is printed before it listens, and weights take a while."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with suppress(httpx.ConnectError):
+            if client.get("/readyz").status_code == 200:
+                return
+        time.sleep(0.1)
+    raise TimeoutError("the server was not ready within a minute")
+
+
 def test_an_installed_wheel_serves(bar: Path, tmp_path: Path) -> None:
     """In a clean environment it answers the README's request, with the bytes of `bar generate`."""
     expected = tmp_path / "four.png"
     run(bar, "generate", "--class", "4", "--seed", "1", "--output", expected)
     request = {"class_id": 4, "seed": 1}
-    patient = httpx.HTTPTransport(retries=5)  # the address is printed before it is listened to
-    with serving(bar) as url, httpx.Client(base_url=url, timeout=60, transport=patient) as client:
+    with serving(bar) as url, httpx.Client(base_url=url, timeout=60) as client:
+        wait_until_ready(client)
         answer = client.post("/v1/generations", json=request, headers={"accept": "image/png"})
         assert 200 == answer.status_code
         assert expected.read_bytes() == answer.content
