@@ -211,9 +211,9 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "UNFIT_PAUSE_S", 0.001)
 
 
-async def until_canary(h: Harness, value: float) -> str:
-    """Return the metrics as soon as they say that the canary is right, or wrong."""
-    line = f'bar_canary_ok{{model_name="digits"}} {value:.1f}'
+async def until_fitness(h: Harness, phase: str) -> str:
+    """Return the metrics as soon as they say that the worker is in `phase`."""
+    line = f'bar_workers{{model_name="digits",phase="{phase}"}} 1.0'
     while line not in (text := (await h.client.get("/metrics")).text):  # noqa: ASYNC110 - it has none
         await asyncio.sleep(0.002)
     return text
@@ -228,14 +228,14 @@ async def test_a_worker_that_goes_wrong_takes_no_jobs_until_it_is_right(
     async with running(engine, canary_interval_s=0.01) as h:
         assert 200 == (await h.generate(class_id=1)).status_code
         engine.is_wrong = True
-        text = await until_canary(h, 0)
-        assert 'bar_workers{model_name="digits",phase="unfit"} 1.0' in text
+        text = await until_fitness(h, "unfit")
+        assert 'bar_canary_ok{model_name="digits"} 0.0' in text
         assert 'bar_worker_ready{model_name="digits"} 0.0' in text
         assert 503 == (await h.client.get("/readyz")).status_code
         refused = await h.generate(class_id=1)
         assert (503, "not_ready") == (refused.status_code, error_of(refused)["code"])
         engine.is_wrong = False
-        await until_canary(h, 1)
+        await until_fitness(h, "ready")
         assert 200 == (await h.generate(class_id=1)).status_code
     said = [(r.levelno, r.message) for r in caplog.records if r.levelno >= logging.ERROR]
     assert (logging.ERROR, "worker unfit") in said
@@ -246,7 +246,7 @@ async def test_a_worker_that_begins_wrong_is_not_ready(tmp_path: Path) -> None:
     request = request_for(3, 17)
     info = info_with(tmp_path, request, ~fake_pixels(request))
     async with running(FakeEngine(), is_ready=False, info=info) as h:
-        await until_canary(h, 0)
+        await until_fitness(h, "unfit")
         assert 503 == (await h.client.get("/readyz")).status_code
         assert 503 == (await h.generate(class_id=1)).status_code
 

@@ -173,7 +173,9 @@ async def test_what_goes_wrong_is_an_error_in_its_trace() -> None:
         assert 500 == (await h.generate(class_id=1)).status_code
         h.engine.fault = lambda: None
         h.engine.num_steps = 10**9
-        await h.generate(class_id=1, timeout_s=0.05)
+        leaving = asyncio.create_task(h.generate(class_id=1))
+        await h.until(lambda s: s.jobs_running == 1)
+        leaving.cancel()
         while len(traces.spans("generate")) < 2:  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0.001)
     failed, dropped = traces.spans("generate")
@@ -181,8 +183,7 @@ async def test_what_goes_wrong_is_an_error_in_its_trace() -> None:
     assert StatusCode.UNSET is dropped.status.status_code
     assert dropped.attributes
     assert "dropped" == dropped.attributes["bar.state"]
-    codes = [span.status.status_code for span in traces.spans("POST /v1/generations")]
-    assert [StatusCode.ERROR, StatusCode.ERROR] == codes
+    assert StatusCode.ERROR is traces.spans("POST /v1/generations")[0].status.status_code
 
 
 async def test_who_decided_not_to_record_is_obeyed() -> None:
