@@ -94,14 +94,16 @@ async def listening(engine: FakeEngine | None = None, **settings: Any) -> AsyncI
     with bind("127.0.0.1", 0) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         serving = asyncio.create_task(serve(service, listener, ready.set))
-        async with httpx.AsyncClient(base_url=address, timeout=20) as client:
-            await _first_of(ready.wait(), serving)
-            engine.batch_sizes.clear()
-            yield Harness(service, engine, client)
-        engine.gate.set()
-        if not serving.done():
-            signal.raise_signal(signal.SIGTERM)
-        await serving
+        try:
+            async with httpx.AsyncClient(base_url=address, timeout=20) as client:
+                await _first_of(ready.wait(), serving)
+                engine.batch_sizes.clear()
+                yield Harness(service, engine, client)
+        finally:
+            engine.gate.set()
+            if not serving.done():
+                signal.raise_signal(signal.SIGTERM)
+            await serving
 
 
 async def _first_of(ready: Coroutine[Any, Any, object], running: asyncio.Task[None]) -> None:
