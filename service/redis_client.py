@@ -51,7 +51,9 @@ TRANSIENT = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UN
 T = TypeVar("T")
 
 
-def _options() -> dict[str, Any]:
+def _options(url: str) -> dict[str, Any]:
+    # Whether a certificate must name the server is another default that differs.
+    encryption = {"ssl_check_hostname": True} if url.startswith("rediss:") else {}
     return {
         "socket_timeout": SOCKET_TIMEOUT_S,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
@@ -60,6 +62,7 @@ def _options() -> dict[str, Any]:
         "retry_on_timeout": False,
         "health_check_interval": 0,
         "decode_responses": False,
+        **encryption,
     }
 
 
@@ -70,7 +73,7 @@ def connect(url: str, max_connections: int = MAX_CONNECTIONS) -> Redis:
         max_connections=max_connections,
         timeout=SOCKET_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
-        **_options(),
+        **_options(url),
     )
     return Redis.from_pool(pool)
 
@@ -78,7 +81,7 @@ def connect(url: str, max_connections: int = MAX_CONNECTIONS) -> Redis:
 def connect_blocking(url: str) -> "redis.Redis":
     """Return a client for a thread of its own."""
     retry = redis.retry.Retry(NoBackoff(), 0)
-    client: redis.Redis = redis.Redis.from_url(url, retry=retry, **_options())
+    client: redis.Redis = redis.Redis.from_url(url, retry=retry, **_options(url))
     return client
 
 

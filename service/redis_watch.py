@@ -68,11 +68,19 @@ class RedisWatch:
                 self.notify(job_id)
 
     async def listen(self, channel: str, on_message: Callable[[str], None]) -> None:
-        """Hand on what is said in `channel`, for ever; reconcile whenever the line was down."""
+        """Hand on what is said in `channel`, for ever; reconcile whenever the line was down.
+
+        As the one connection that always stands, it also tells the log of each outage: each of its
+        errors once.
+        """
+        told: set[str] = set()
         while True:
             try:
                 async with self._subscriber.pubsub() as pubsub:
                     await pubsub.subscribe(channel)
+                    if told:
+                        logger.info("the queue's server answers again")
+                        told.clear()
                     # What was said before the subscription is known by looking.
                     await self.reconcile()
                     while True:
@@ -82,5 +90,7 @@ class RedisWatch:
                         if message:
                             on_message(message["data"].decode())
             except (RedisError, OSError, QueueUnavailable) as error:
-                logger.debug("no messages from the queue's server: %s", error)
+                if str(error) not in told:
+                    logger.warning("the queue's server is away: %s", error)
+                told.add(str(error))
             await asyncio.sleep(RECONNECT_S)

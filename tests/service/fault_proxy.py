@@ -19,7 +19,7 @@ class FaultProxy:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://bar:secret@127.0.0.1:{self.port}/0"
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["FaultProxy"]:

