@@ -177,8 +177,7 @@ ROWS = (
                   {"{{job}} {{instance}}": "rate(process_cpu_seconds_total"
                    '{namespace=~"$namespace",job=~"bar.*"}[$__rate_interval])'}),
             Panel("Memory of the Redis server",
-                  {"{{kind}}": 'max by (kind) (bar_redis_memory_bytes{namespace=~"$namespace"})'},
-                  "bytes"),
+                  {"{{model_name}} {{kind}}": level("bar_redis_memory_bytes", "kind")}, "bytes"),
         ),
     ),
 )  # fmt: skip

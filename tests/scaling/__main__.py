@@ -7,19 +7,22 @@ import argparse
 import asyncio
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.scaling.costs import MEASURED, VerbCosts
-from tests.scaling.measure import Measurement
+from tests.scaling.measure import RESULT_BYTES, Measurement
 from tests.scaling.plots import Curve, draw
 from tests.scaling.simulation import Outcome, Scenario, Simulation
 from tests.service.redis_server import RedisServer
+from tests.written_tables import write_table
 
-IMAGES = Path(__file__).parents[2] / "docs" / "images"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "scaling.md"
+IMAGES = DOCUMENT.parent / "images"
 FLEETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 LOADS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+NUM_ROUNDS = 3  # what disturbs a measurement makes it longer
 NUM_JOBS = 20000  # that a point with random arrivals looks at, about
 
 
@@ -52,49 +55,80 @@ KINDS = (
 
 
 def main() -> None:
-    """Simulate everything, print the tables, draw the pictures."""
+    """Simulate everything, write the tables, draw the pictures."""
     parser = argparse.ArgumentParser(prog="python -m tests.scaling")
     parser.add_argument("--measure", action="store_true", help="measure the verbs anew")
     if parser.parse_args().measure:
         measure()
-    saturated()
-    shares()
     idle()
-    waiting()
+    tables = {
+        "verbs": verbs_table, "throughput": throughput, "waiting": waiting, "shares": shares
+    }  # fmt: skip
+    for name, table in tables.items():
+        rows = table()
+        print(f"\n{rows}")
+        write_table(DOCUMENT, name, rows)
+
+
+def table_of(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def verbs_table() -> str:
+    """Return what each verb costs, by the size of its results."""
+    costs = {result: VerbCosts.load(result).to_json() for result in RESULT_BYTES}
+    names = next(iter(costs.values()))
+    return table_of(
+        ["µs of the server", *(f"{size / 1000:g} kB" for size in RESULT_BYTES.values())],
+        [[name, *(f"{1e6 * found[name]:.3g}" for found in costs.values())] for name in names],
+    )
 
 
 def measure() -> None:
-    """Measure the verbs on a server of our own and keep what they cost."""
+    """Measure the verbs on a server of our own, several times, and keep the least of each."""
     with tempfile.TemporaryDirectory() as folder, RedisServer(Path(folder)) as server:
-        measured = asyncio.run(Measurement(server.url).run())
+        rounds = [asyncio.run(Measurement(server.url).run()) for _ in range(NUM_ROUNDS)]
+    measured = rounds[0]
+    for result, costs in measured["seconds"].items():
+        for verb in costs:
+            costs[verb] = min(found["seconds"][result][verb] for found in rounds)
     MEASURED.write_text(json.dumps(measured, indent=2) + "\n", "utf-8")
 
 
-def saturated() -> None:
+def throughput() -> str:
     """Draw what fleets make when there is always more to do, until their server is busy."""
-    throughput, load = [], []
+    made, load, rows = [], [], []
     for kind in KINDS:
-        bound = 1 / kind.scenario(1).costs.job
-        print(f"\n{kind.name}; one server makes less than {bound:.0f} images/s")
         outcomes = dict(until_busy(kind))
-        for count, outcome in outcomes.items():
-            share = outcome.images_per_s / (kind.images_per_s * count)
-            print(
-                f"{count:6} workers {outcome.images_per_s:8.0f} images/s, {share:4.0%} of what "
-                f"they could, Redis {outcome.redis_load:4.0%}"
-            )
         counts = list(outcomes)
-        made = [outcome.images_per_s for outcome in outcomes.values()]
-        throughput += [
-            Curve(kind.name, counts, made),
+        made += [
+            Curve(kind.name, counts, [o.images_per_s for o in outcomes.values()]),
             Curve("", FLEETS, [kind.images_per_s * count for count in FLEETS], is_faint=True),
         ]
         load.append(Curve(kind.name, counts, [o.redis_load for o in outcomes.values()]))
-        tell_queues(kind, outcomes)
+        rows.append(row_of(kind, outcomes))
     draw(
         IMAGES / "scaling-throughput.png", "One queue, full load",
-        [("images a second", throughput), ("Redis, share of its time", load)], is_log=(True, False),
+        [("images a second", made), ("Redis, share of its time", load)], is_log=(True, False),
     )  # fmt: skip
+    heading = "a worker makes", "one server, at most", "half of its time feeds"
+    return table_of([*heading, "all of it", "10,000 workers need"], rows)
+
+
+def row_of(kind: Kind, outcomes: Mapping[int, Outcome]) -> list[str]:
+    """Say how far one server goes, and how many 10,000 workers need at half of their time."""
+    most = max(outcome.images_per_s for outcome in outcomes.values())
+    count = max(count for count, outcome in outcomes.items() if outcome.redis_load < 0.9)
+    fed = int(0.5 * count / outcomes[count].redis_load)
+    return [
+        kind.name,
+        f"{most:,.0f} images/s",
+        f"{fed} workers",
+        f"{most / kind.images_per_s:.0f} workers",
+        f"{-(-10000 // fed):,} queues",
+    ]
 
 
 def until_busy(kind: Kind) -> Iterator[tuple[int, Outcome]]:
@@ -110,28 +144,21 @@ def until_busy(kind: Kind) -> Iterator[tuple[int, Outcome]]:
             return
 
 
-def tell_queues(kind: Kind, outcomes: Mapping[int, Outcome]) -> None:
-    """Say how many queues 10,000 workers need, each on a server that is busy half of its time."""
-    count = max(count for count, outcome in outcomes.items() if outcome.redis_load < 0.9)
-    load_of_one = outcomes[count].redis_load / count
-    fed = int(0.5 / load_of_one)
-    print(f"a server at 50 % feeds {fed} workers; 10,000 need {-(-10000 // fed)} queues")
-
-
-def shares() -> None:
+def shares() -> str:
     """Say what a server's time goes to, as workers are and as they could be."""
     kind, count = KINDS[2], 100
     as_is = kind.scenario(count)
     as_is = replace(as_is, rate=0.7 * as_is.capacity, measured_s=10.0, warm_up_s=15.0)
-    for name, scenario in {
-        "as it is": as_is,
-        "progress once a second": replace(as_is, progress_s=1.0),
-        "claims only when there is news": replace(as_is, asks_each_turn=False),
-    }.items():
-        outcome = Simulation(scenario).run()
-        print(f"\n{count} workers at 70 %, {name}: Redis {outcome.redis_load:.0%}")
-        for verb, share in sorted(outcome.shares.items(), key=lambda item: -item[1]):
-            print(f"  {verb:14} {share:6.2%}")
+    outcomes = {
+        "as it is": Simulation(as_is).run(),
+        "progress once a second": Simulation(replace(as_is, progress_s=1.0)).run(),
+        "claims only when there is news": Simulation(replace(as_is, asks_each_turn=False)).run(),
+        "both": Simulation(replace(as_is, progress_s=1.0, asks_each_turn=False)).run(),
+    }
+    verbs = sorted(outcomes["as it is"].shares.items(), key=lambda item: -item[1])
+    rows = [[verb, *(f"{o.shares[verb]:.1%}" for o in outcomes.values())] for verb, _ in verbs]
+    rows.append(["**all**", *(f"**{o.redis_load:.0%}**" for o in outcomes.values())])
+    return table_of(["share of the server's time", *outcomes], rows)
 
 
 def idle() -> None:
@@ -150,25 +177,27 @@ def idle() -> None:
     )  # fmt: skip
 
 
-def waiting() -> None:
+def waiting() -> str:
     """Draw how long jobs wait for a slot when requests come at random."""
-    kind, mean, late = KINDS[2], [], []
+    kind, mean, late, rows = KINDS[2], [], [], []
     for count in (1, 10, 100):
         outcomes = [at_load(kind, count, load) for load in LOADS]
-        name = f"{count} workers"
+        name = f"{count} worker" if count == 1 else f"{count} workers"
         mean.append(Curve(name, LOADS, [1000 * o.mean_wait_s for o in outcomes]))
         late.append(Curve(name, LOADS, [1000 * o.wait_s(0.99) for o in outcomes]))
-        print(f"\n{name}: load, mean wait, p99, Redis")
-        for load, outcome in zip(LOADS, outcomes, strict=True):
-            print(
-                f"{load:5.0%} {1000 * outcome.mean_wait_s:7.1f} ms "
-                f"{1000 * outcome.wait_s(0.99):7.0f} ms {outcome.redis_load:5.1%}"
-            )
+        rows += [
+            [
+                name, f"{load:.0%}", f"{1000 * o.mean_wait_s:.0f} ms",
+                f"{1000 * o.wait_s(0.99):.0f} ms", f"{o.redis_load:.0%}",
+            ]
+            for load, o in zip(LOADS, outcomes, strict=True)
+        ]  # fmt: skip
     draw(
         IMAGES / "scaling-waiting.png", f"Random arrivals, {kind.name}",
         [("mean wait, ms", mean), ("99 % wait less, ms", late)],
         is_log=(True, True), x_label="load", is_x_log=False,
     )  # fmt: skip
+    return table_of(["fleet", "load", "mean wait", "99 % wait less than", "Redis"], rows)
 
 
 def at_load(kind: Kind, num_workers: int, load: float) -> Outcome:

@@ -206,24 +206,23 @@ class Measurement:
         self._server.flushall()
         return costs
 
-    async def _bytes(self) -> dict[str, float]:
-        """Measure what a waiting job and a kept result take of the server's memory."""
-        count = 500
-
-        def used() -> int:
-            info: Any = self._server.info("memory")
-            return int(info["used_memory_dataset"])
-
-        empty = used()
+    async def _bytes(self) -> dict[str, int]:
+        """Measure what a waiting job, and one whose result is kept, take of the server's memory."""
+        sizes, count = {}, 100
         await self._admit(count)
-        sizes = {"waiting job": (used() - empty) / count}
-        holds = await self._claim(count)
+        sizes["waiting job"] = self._stored() // count
         for name, num_bytes in RESULT_BYTES.items():
-            part, holds = holds[: count // 5], holds[count // 5 :]
-            before, content = used(), result(num_bytes)
-            for hold in part:
-                await self._scripts.stage(hold, content)
+            self._server.flushall()
+            await self._admit(count)
+            for hold in await self._claim(count):
+                await self._scripts.stage(hold, result(num_bytes))
                 await self._scripts.complete(hold)
-            sizes[f"result of {name}, {num_bytes} bytes"] = (used() - before) / len(part)
+            sizes[f"ended job, result of {num_bytes // 1000} kB ({name})"] = self._stored() // count
         self._server.flushall()
-        return {name: round(size) for name, size in sizes.items()}
+        return sizes
+
+    def _stored(self) -> int:
+        """Return the bytes of all keys with what the server needs around them."""
+        keys: Any = self._server.keys("*")
+        usages: Any = [self._server.memory_usage(key, samples=0) for key in keys]
+        return sum(usages)
