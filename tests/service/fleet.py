@@ -140,6 +140,14 @@ async def ask(
     return await client.post(api + URL, json=content, headers=PNG)
 
 
+async def ask_for_later(client: httpx.AsyncClient, seed: int) -> str:
+    """Ask for an image that nobody waits for; return where it is to be found."""
+    headers = {"prefer": "respond-async"}
+    reply = await client.post(URL, json={"class_id": 1, "seed": seed}, headers=headers)
+    assert reply.status_code == 202, reply.text
+    return reply.headers["location"]
+
+
 def asking(client: httpx.AsyncClient, seeds: range) -> list["asyncio.Task[httpx.Response]"]:
     """Ask for several images at once."""
     return [asyncio.create_task(ask(client, seed)) for seed in seeds]

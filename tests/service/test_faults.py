@@ -21,7 +21,16 @@ from service.jobs import Job, JobState
 from service.queue_policy import QueuePolicy
 from service.redis_queue import RedisJobQueue
 from tests.service.fault_proxy import FaultProxy
-from tests.service.fleet import KEYS, Fleet, are_images, ask, asking, client_of, is_image
+from tests.service.fleet import (
+    KEYS,
+    Fleet,
+    are_images,
+    ask,
+    ask_for_later,
+    asking,
+    client_of,
+    is_image,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -85,6 +94,27 @@ async def test_a_server_that_loses_everything_costs_no_answer(fleet: Fleet) -> N
         await fleet.running(1)
         fleet.server.flush()
         assert await are_images(tasks, range(8))
+
+
+async def test_what_the_server_has_lost_is_unknown(fleet: Fleet) -> None:
+    """After FLUSHALL a generation that nobody waited for is 404, at once, also for a client that
+    was just asking how it goes; the worker that ran it goes on with others."""
+    worker = fleet.worker()
+    _, url = fleet.api()
+    async with client_of(url) as client:
+        worker.send_signal(signal.SIGUSR2)
+        path = await ask_for_later(client, 1)
+        await fleet.running(1)
+        waiting = asyncio.create_task(client.get(path, params={"wait": 30}))
+        await asyncio.sleep(0.2)
+        fleet.server.flush()
+        assert 404 == (await waiting).status_code
+        assert 404 == (await client.get(path)).status_code
+        worker.send_signal(signal.SIGUSR2)
+        while (reply := await ask(client, 2)).status_code == 503:  # the worker is lost as well
+            await asyncio.sleep(0.1)
+        assert is_image(reply, 2)
+        assert 404 == (await client.get(f"{path}/content")).status_code
 
 
 def _demote_for_a_moment(fleet: Fleet) -> None:

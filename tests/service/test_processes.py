@@ -14,6 +14,7 @@ from tests.service.fleet import (
     Process,
     are_images,
     ask,
+    ask_for_later,
     asking,
     client_of,
     end_of,
@@ -127,6 +128,23 @@ async def test_an_api_that_is_killed_leaves_its_jobs_to_end(fleet: Fleet) -> Non
         with pytest.raises(httpx.HTTPError):
             await task
     await until(lambda: fleet.counter("ended:succeeded") == 1)
+
+
+async def test_what_a_killed_api_accepted_is_read_elsewhere(fleet: Fleet) -> None:
+    """A generation that was answered with 202 is at the same path of every other API: while it
+    runs, for a client that waits there, and when it has ended."""
+    worker = fleet.worker()
+    (api, url), (_, other_url) = fleet.api(), fleet.api()
+    async with client_of(url) as client, client_of(other_url) as other:
+        worker.send_signal(signal.SIGUSR2)
+        path = await ask_for_later(client, 3)
+        await fleet.running(1)
+        api.kill()
+        assert "running" == (await other.get(path)).json()["status"]
+        waiting = asyncio.create_task(other.get(path, params={"wait": 30}))
+        worker.send_signal(signal.SIGUSR2)
+        assert "succeeded" == (await waiting).json()["status"]
+        assert is_image(await other.get(f"{path}/content"), 3)
 
 
 async def test_a_client_that_leaves_frees_its_worker(fleet: Fleet) -> None:
