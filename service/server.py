@@ -198,7 +198,7 @@ async def serve(
 
     Raises: what ended the worker, if the worker ended by itself.
     """
-    server = _Server(service)
+    server = _Server(service, on_ready if service.worker is None else lambda: None)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop_by_signal)
@@ -210,7 +210,6 @@ async def serve(
         metrics = metrics_app(lambda: service.metrics.scrape(service.models.queues))
         await queues.enter_async_context(open_side_port(metrics, metrics_listener))
         if service.worker is None:
-            on_ready()
             await server.serve(sockets=[listener])
         else:
             await _serve_with_worker(server, service.worker, listener, on_ready)
@@ -237,8 +236,9 @@ async def _serve_with_worker(
 class _Server(uvicorn.Server):
     """uvicorn, but it stops our way: accepted jobs are finished, and the exit status is 0."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, on_listening: Callable[[], None]) -> None:
         self._service = service
+        self._on_listening = on_listening
         self.closing: asyncio.Task[None] | None = None
         super().__init__(
             uvicorn.Config(
@@ -251,6 +251,11 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=math.ceil(service.settings.shutdown_grace_s) + CLOSING_S,
             )
         )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so only then."""
+        await super().startup(sockets)
+        self._on_listening()
 
     def stop_by_signal(self) -> None:
         """Stop within the grace time; at the second signal, at once."""

@@ -111,8 +111,8 @@ async def test_what_the_server_has_lost_is_unknown(fleet: Fleet) -> None:
         assert 404 == (await waiting).status_code
         assert 404 == (await client.get(path)).status_code
         worker.send_signal(signal.SIGUSR2)
-        while (reply := await ask(client, 2)).status_code == 503:  # the worker is lost as well
-            await asyncio.sleep(0.1)
+        while (reply := await ask(client, 2)).status_code == 503:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)  # until the worker has told again that it is there
         assert is_image(reply, 2)
         assert 404 == (await client.get(f"{path}/content")).status_code
 

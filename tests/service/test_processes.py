@@ -4,6 +4,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -243,6 +244,15 @@ async def test_an_unknown_model_is_refused_with_those_that_are_served(fleet: Fle
         assert 404 == reply.status_code
         assert "digits, bar-b" in reply.text
         assert 503 == (await ask(client, 1, model="bar-b")).status_code
+
+
+def test_an_api_has_no_torch(fleet: Fleet) -> None:
+    """`bar serve --redis-url` never loads it: the process is small and starts in a moment."""
+    api, _ = fleet.api()
+    loaded = Path(f"/proc/{api.pid}/maps")
+    if not loaded.exists():
+        pytest.skip("needs /proc, which tells what a process has loaded")
+    assert "torch" not in loaded.read_text("utf-8")
 
 
 async def test_processes_may_come_before_their_server(fleet: Fleet) -> None:

@@ -10,9 +10,11 @@ import pytest
 
 from service.errors import EngineLost, StartupError
 from service.jobs import JobState
-from service.server import bind
-from tests.service.fakes import FakeEngine
+from service.server import bind, bootstrap_api, serve
+from service.settings import Settings
+from tests.service.fakes import FakeEngine, fake_info
 from tests.service.harness import URL, Harness, error_of, listening
+from tests.service.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
 
@@ -204,3 +206,15 @@ def test_an_address_that_is_not_here_is_a_startup_error() -> None:
     """So is an address that this machine does not have."""
     with pytest.raises(StartupError, match=r"203\.0\.113\.1 port 0: "):
         bind("203.0.113.1", 0)
+
+
+async def test_an_api_says_that_it_listens_when_it_does(redis_server: RedisServer) -> None:
+    """Who connects as soon as the process tells is not refused."""
+    settings = Settings.load({"redis_url": redis_server.url, "port": 0}, environ={})
+    with bind("127.0.0.1", 0) as listener:
+
+        def connect() -> None:
+            socket.create_connection(listener.getsockname()).close()
+            signal.raise_signal(signal.SIGTERM)
+
+        await serve(bootstrap_api(settings, [fake_info()]), listener, connect)
