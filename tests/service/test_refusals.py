@@ -11,6 +11,7 @@ from service.memory_queue import MemoryJobQueue
 from service.metrics import Metrics
 from service.queue_policy import QueuePolicy
 from service.served_models import ServedModel, ServedModels
+from service.tracing import Traces
 from tests.service.harness import URL, error_of, running
 
 pytestmark = pytest.mark.anyio
@@ -219,7 +220,9 @@ async def test_an_unexpected_error_is_500_and_says_nothing() -> None:
         parts = h.service
         broken = BrokenQueue(QueuePolicy(max_queued_cost=1))
         models = ServedModels([ServedModel(parts.info, broken)])
-        api = Api(settings=parts.settings, models=models, metrics=Metrics({"m": "r"}))
+        api = Api(
+            settings=parts.settings, models=models, metrics=Metrics({"m": "r"}), traces=Traces()
+        )
         transport = httpx.ASGITransport(api.app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://bar") as client:
             reply = await client.get("/metrics")
