@@ -351,6 +351,7 @@ class MemoryJobQueue:
             return
         self._book.leave(record)
         self._book.requeue(record)
+        log_job(record.job.id, "queued", reason="its worker was lost")
 
     def _wall_s(self, at: float) -> float:
         """Return a time of this queue's clock as seconds since 1970."""

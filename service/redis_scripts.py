@@ -16,6 +16,7 @@ import redis
 from redis.asyncio import Redis
 
 from service.jobs import IdempotencyKey, Job, JobProgress, JobState
+from service.logs import log_job
 from service.payloads import encode_job
 from service.queue_keys import Keys
 from service.queue_policy import QueuePolicy
@@ -88,7 +89,8 @@ class QueueScripts:
     async def claim(
         self, worker: str, nonce: str, limit: int, *, is_idle: bool
     ) -> list[ClaimReply]:
-        rows = await self._run("claim", worker, nonce, limit, int(is_idle))
+        moved, *rows = await self._run("claim", worker, nonce, limit, int(is_idle))
+        _log_moved(moved)
         return [
             ClaimReply(
                 job_id=row[0].decode(),
@@ -173,7 +175,7 @@ class QueueScripts:
         await self._run("forget", job_id)
 
     async def reap(self) -> None:
-        await self._run("reap")
+        _log_moved(await self._run("reap"))
 
     async def progress(self, jobs: Iterable[tuple[Hold, JobProgress]]) -> None:
         args: list[str | float] = []
@@ -207,6 +209,14 @@ class QueueScripts:
         assert name in NAMES
         now = "" if self._clock is None else _us(self._clock())
         return [self._keys.prefix, now, self._policy, *args]
+
+
+def _log_moved(moved: Sequence[bytes]) -> None:
+    """Log what the queue has done of itself; whichever process ran the script does it, once."""
+    reasons = {"queued": "its worker was lost", "dead": "its workers were lost"}
+    for job_id, state in zip(moved[::2], moved[1::2], strict=True):
+        name = state.decode()
+        log_job(job_id.decode(), name, reason=reasons.get(name, "its time was up"))
 
 
 def _flat(holds: Iterable[Hold]) -> list[str]:

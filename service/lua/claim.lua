@@ -1,7 +1,8 @@
 -- Give a worker the next jobs until they hold `limit` images; only the last may go beyond it.
 -- The same nonce gets the same reply, so that a reply that was lost strands nothing.
 -- ARGV: worker, nonce, limit, is_idle
--- Returns {id, token, payload, waited µs, solo, attempts, owner, deadline µs} for each.
+-- Returns what it reaped, ids and states by turns, and then for each claimed job
+-- {id, token, payload, waited µs, solo, attempts, owner, deadline µs}.
 
 even_when_full()
 local worker, nonce, limit, is_idle = ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7] == '1'
@@ -18,7 +19,7 @@ end
 
 local known = redis.call('HMGET', last, 'nonce', 'reply')
 if known[1] == nonce then
-  local replies = {}
+  local replies = {by_itself}
   for _, pair in ipairs(cjson.decode(known[2])) do
     local again = reply_of(pair[1], pair[2])
     if again then replies[#replies + 1] = again end
@@ -27,10 +28,10 @@ if known[1] == nonce then
 end
 
 reap(20)
-local replies, pairs_given, taken = {}, {}, 0
+local replies, pairs_given, taken = {by_itself}, {}, 0
 
 local function take(id)
-  local key, token = job_key(id), nonce .. ':' .. n(#replies + 1)
+  local key, token = job_key(id), nonce .. ':' .. n(#replies)
   local job = redis.call('HMGET', key, 'state', 'images', 'deadline')
   if job[1] ~= 'queued' then  -- a stray entry: nothing that can run
     redis.call('ZREM', READY, id)

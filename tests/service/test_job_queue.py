@@ -1,6 +1,7 @@
 """Facts of every queue, in memory and on a real server: the same tests for both."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -279,6 +280,23 @@ async def test_a_lost_workers_job_runs_again(ends: Ends) -> None:
     assert ("a", 1, False) == (claim.job.id, claim.attempt, claim.is_solo)
     assert await ends.work.complete(claim, RESULT)
     assert 1 == (await ends.api.stats()).num_redelivered
+
+
+async def test_what_happens_by_itself_is_logged_too(
+    ends: Ends, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A job that goes back because its worker was lost, expires or is given up has its line."""
+    caplog.set_level(logging.INFO, "bar.jobs")
+    await ends.api.admit(job("late", timeout_s=1.0))
+    await ends.advance(2)
+    await ends.api.admit(job("a"))
+    for _ in range(POLICY.max_crashes):
+        await ends.claimed()
+        await ends.lose_worker()
+    told = [(str(vars(line)["job"]), line.getMessage()) for line in caplog.records]
+    assert 1 == told.count(("late", "job expired"))
+    assert POLICY.max_crashes == told.count(("a", "job queued"))
+    assert 1 == told.count(("a", "job dead"))
 
 
 async def test_a_stale_claim_changes_nothing(ends: Ends) -> None:
