@@ -24,7 +24,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "health": ("service.commands.health", "ask a process on this machine whether it is well"),
     "keys": ("service.commands.keys", "make and revoke API keys"),
     "bench": ("service.commands.bench", "measure the engine, or a running service"),
-    "train": ("training.commands.train", "train a model: bar train digits"),
+    "train": ("training.commands.train", "train a tokenizer, a generator, or bar train digits"),
+    "pretokenize": ("training.commands.pretokenize", "turn pictures into a generator's tokens"),
     "evaluate": ("training.commands.evaluate", "measure a model: bar evaluate digits"),
 }
 NO_TORCH = (
@@ -66,7 +67,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
 
 
 def _help() -> str:
-    commands = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
+    commands = "\n".join(f"  {name:<11} {text}" for name, (_, text) in COMMANDS.items())
     return f"""\
 bar-serve {__version__}: class ids in, images out, with the masked Bit AutoRegressive generator BAR.
 

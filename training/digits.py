@@ -27,17 +27,16 @@ from model.generator import Generator
 from model.tokenizer import Tokenizer
 from training import digits_data
 from training.digits_data import DigitsData, LabelledImages
-from training.errors import TrainingError
 from training.generator_stage import GeneratorLossConfig, GeneratorStage
 from training.initialise import initialise_generator, initialise_tokenizer
 from training.metrics_log import MetricsLog
-from training.optimiser import OptimiserConfig
-from training.order_annealing import OrderAnnealing
 from training.pictures import save_curves
 from training.pixel_data import HeldPixels
+from training.presets import DIGITS_GENERATOR, DIGITS_TOKENIZER
 from training.pretokenize import TokenizedImages, pretokenize
 from training.progress import Progress
 from training.randomness import derive_seed
+from training.run_folder import claim
 from training.section import Section
 from training.tokenizer_loss import TokenizerLossWeights
 from training.tokenizer_stage import TokenizerStage
@@ -67,42 +66,12 @@ class DigitsRecipe(Section):
 
 
 RECIPE = DigitsRecipe(
-    seed=0,
-    tokenizer=TrainerConfig(
-        num_steps=2000,
-        batch_size=64,
-        optimiser=OptimiserConfig(
-            learning_rate=2e-3,
-            final_learning_rate=1e-5,
-            warmup_steps=100,
-            beta1=0.9,
-            beta2=0.999,
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-        ),
-        average_decay=0.995,
-        validate_every=250,
-        checkpoint_every=250,
-    ),
-    tokenizer_losses=TokenizerLossWeights(l2=1.0, l1=0.1),
-    generator=TrainerConfig(
-        num_steps=3000,
-        batch_size=64,
-        optimiser=OptimiserConfig(
-            learning_rate=1e-3,
-            final_learning_rate=1e-5,
-            warmup_steps=200,
-            beta1=0.9,
-            beta2=0.96,
-            weight_decay=0.03,
-            max_grad_norm=1.0,
-        ),
-        average_decay=0.999,
-        validate_every=250,
-        checkpoint_every=250,
-    ),
-    generator_loss=GeneratorLossConfig(order_annealing=OrderAnnealing(start=1000, end=2000)),
-    dropout=0.2,
+    seed=DIGITS_GENERATOR.seed,
+    tokenizer=DIGITS_TOKENIZER.training,
+    tokenizer_losses=DIGITS_TOKENIZER.losses,
+    generator=DIGITS_GENERATOR.training,
+    generator_loss=DIGITS_GENERATOR.masking,
+    dropout=DIGITS_GENERATOR.dropout,
 )
 
 
@@ -116,7 +85,8 @@ def train_digits(
 
     Raises TrainingError if `folder` holds a run of another recipe; see also `Trainer.fit`.
     """
-    _claim(folder, recipe)
+    text = json.dumps(recipe.to_json(), indent=2) + "\n"
+    claim(folder, text, "recipe.json")
     run = _Run(recipe, folder, stream, should_stop)
     data = digits_data.load(PRESET.tokenizer.image_size)
     tokenizer = run.train_tokenizer(data)
@@ -193,20 +163,3 @@ class _Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.recipe.seed, "initial weights", name))
             yield
-
-
-def _claim(folder: Path, recipe: DigitsRecipe) -> None:
-    """Write the recipe into a new folder, or check that the folder's run is of this recipe."""
-    path = folder / "recipe.json"
-    text = json.dumps(recipe.to_json(), indent=2) + "\n"
-    if path.exists():
-        if path.read_text(encoding="utf-8") != text:
-            raise TrainingError(
-                f"{folder} holds a run of another recipe (compare {path}): choose another "
-                "--output, or delete the folder to start again"
-            )
-        return
-    if folder.is_dir() and any(folder.iterdir()):
-        raise TrainingError(f"{folder} is not empty and no training run: choose another --output")
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")

@@ -10,8 +10,9 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from training.errors import TrainingDiverged, TrainingError, TrainingStopped
 from training.metrics_log import MetricsLog
+from training.mixed_precision import Precision, autocast
 from training.optimiser import OptimiserConfig, build_optimiser
 from training.prefetch import Examples, Prefetch
 from training.progress import Progress
@@ -44,7 +46,7 @@ class TrainerConfig(Section):
     log_every: int = Field(default=10, ge=1)
     checkpoints_kept: int = Field(default=2, ge=1)  # beside the best
     micro_batches: int = Field(default=1, ge=1)  # a step's batch in so many parts, for memory
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     held_out_batch: int = Field(default=1024, ge=1)
 
     @model_validator(mode="after")
@@ -174,10 +176,8 @@ class Trainer:
                 means[name] = means.get(name, 0.0) + value / num_parts
         return means.pop("loss"), means
 
-    def _autocast(self) -> torch.autocast:
-        device = next(self.stage.model.parameters()).device.type
-        is_on = self.config.precision == "bfloat16"
-        return torch.autocast(device, torch.bfloat16, enabled=is_on)
+    def _autocast(self) -> AbstractContextManager[None]:
+        return autocast(next(self.stage.model.parameters()).device.type, self.config.precision)
 
     def _check_finite(self, loss: float, grad_norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(grad_norm):
@@ -225,8 +225,13 @@ class Trainer:
             self.best = metrics[self.stage.objective]
             self.checkpoints.save_best({"step": self.step, "model": model.state_dict()})
 
+    @property
+    def elapsed_s(self) -> float:
+        """How long this process has been at it."""
+        return time.monotonic() - self.started_s
+
     def _log(self, split: str, metrics: Metrics) -> None:
-        elapsed_s = round(time.monotonic() - self.started_s, 3)
+        elapsed_s = round(self.elapsed_s, 3)
         self.log.append({"step": self.step, "split": split, **metrics, "elapsed_s": elapsed_s})
 
     def _save(self) -> None:

@@ -1,48 +1,63 @@
-"""`bar train digits`: train the bundled model from real data, on the CPU, in minutes.
+"""`bar train`: a tokenizer, a generator, or the bundled digits model from beginning to end.
 
 Stops on SIGTERM and Ctrl-C after saving; the same command goes on from there.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.errors import TrainingError, TrainingStopped
-
-EXIT_STOPPED = 143  # what shells report after SIGTERM
+from training.commands.run_flags import add_run_flags, build, ended, missing_extra, session_of
 
 
 def main(argv: Sequence[str]) -> int:
     """Train; return 0 when the model is finished, 1 after an error, 143 after a request to stop."""
     arguments = _parser().parse_args(argv)
+    train = {"tokenizer": _tokenizer, "generator": _generator, "digits": _digits}
     try:
-        from training.digits import RECIPE, train_digits  # noqa: PLC0415  torch, after --help
+        import training.run_config  # noqa: F401, PLC0415  torch and the extra, after --help
     except ModuleNotFoundError as error:
-        print(
-            f"bar train: {error}; training needs an extra: "
-            "pip install 'bar-serve[train]', or -e '.[train]' in a checkout",
-            file=sys.stderr,
-        )
-        return 1
-    from training.stop_signal import StopSignal  # noqa: PLC0415
+        return missing_extra("bar train", error)
+    return ended("bar train", lambda: train[arguments.recipe](arguments))
 
-    try:
-        with StopSignal() as stop:
-            directory = train_digits(
-                RECIPE.scaled(arguments.scale),
-                arguments.output,
-                sys.stderr,
-                should_stop=lambda: stop.requested,
-            )
-    except TrainingStopped as stopped:
-        print(f"bar train: {stopped}", file=sys.stderr)
-        return EXIT_STOPPED
-    except TrainingError as error:
-        print(f"bar train: {error}", file=sys.stderr)
-        return 1
+
+def _tokenizer(arguments: argparse.Namespace) -> None:
+    from training.run_config import TokenizerRun  # noqa: PLC0415
+    from training.tokenizer_run import plan, train_tokenizer  # noqa: PLC0415
+
+    run = build(TokenizerRun, arguments, {"start_from": arguments.start_from})
+    with session_of(arguments) as session:
+        if arguments.dry_run:
+            plan(run, session)
+            return
+        directory = train_tokenizer(run, session)
+    print(
+        f"the tokenizer is in {directory}:\n"
+        f"bar train generator --tokenizer {arguments.output} --data {run.data.path}"
+    )
+
+
+def _generator(arguments: argparse.Namespace) -> None:
+    from training.generator_run import plan, train_generator, with_classes  # noqa: PLC0415
+    from training.run_config import GeneratorRun  # noqa: PLC0415
+
+    run = with_classes(build(GeneratorRun, arguments, {"tokenizer": arguments.tokenizer}))
+    with session_of(arguments) as session:
+        if arguments.dry_run:
+            plan(run, session)
+            return
+        directory = train_generator(run, session)
     print(f"the model is in {directory}: bar serve --model {directory}")
-    return 0
+
+
+def _digits(arguments: argparse.Namespace) -> None:
+    from training.digits import RECIPE, train_digits  # noqa: PLC0415
+
+    with session_of(arguments) as session:
+        directory = train_digits(
+            RECIPE.scaled(arguments.scale), session.folder, session.stream, session.should_stop
+        )
+    print(f"the model is in {directory}: bar serve --model {directory}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,15 +66,28 @@ def _parser() -> argparse.ArgumentParser:
         description="Train a tokenizer and a generator. Interrupt it at any time: the same command "
         "goes on from the last checkpoint.",
     )
-    parser.add_argument("recipe", choices=["digits"], help="what to train")
-    parser.add_argument(
+    kinds = parser.add_subparsers(dest="recipe", required=True, metavar="WHAT")
+    tokenizer = kinds.add_parser("tokenizer", help="stage one: pictures through a few bits")
+    add_run_flags(tokenizer, Path("runs/tokenizer"))
+    tokenizer.add_argument(
+        "--start-from", metavar="NAME|DIR", help="a tokenizer to go on from, for finetuning"
+    )
+    generator = kinds.add_parser("generator", help="stage two: a model of the tokenizer's bits")
+    add_run_flags(generator, Path("runs/generator"))
+    generator.add_argument(
+        "--tokenizer",
+        metavar="NAME|DIR",
+        help="a tokenizer's directory or run, or a model with an encoder",
+    )
+    digits = kinds.add_parser("digits", help="the bundled model, both stages, in minutes on a CPU")
+    digits.add_argument(
         "--output",
         type=Path,
         default=Path("runs/digits"),
         metavar="DIR",
         help="folder of the run: checkpoints, pictures, metrics, model (default: %(default)s)",
     )
-    parser.add_argument(
+    digits.add_argument(
         "--scale",
         type=_positive,
         default=1.0,

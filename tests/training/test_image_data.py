@@ -1,0 +1,85 @@
+"""Pictures as pixels of one size."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.training.pictures_on_disk import picture, picture_folder
+from training.data_path import open_source
+from training.errors import TrainingError
+from training.image_data import ImageData, centre_crop, to_pixels
+
+ALL = torch.arange(3)
+
+
+def test_same_seed_is_the_same_variety(tmp_path: Path) -> None:
+    """Crops and mirrors belong to the seed: threads and earlier batches change nothing."""
+    source = open_source(picture_folder(tmp_path, {"a": 3}))
+    data = ImageData(source, range(3), 8, crop="random", flip=True)
+    first, other = data.fetch(ALL, seed=1), data.fetch(ALL, seed=2)
+    alone = ImageData(source, range(3), 8, crop="random", flip=True, num_threads=1)
+    assert torch.equal(first, alone.fetch(ALL, seed=1))
+    assert not torch.equal(first, other)
+    assert (3, 3, 8, 8) == tuple(first.shape)
+    assert 1.0 >= first.abs().max()
+
+
+def test_centre_crop_cuts_the_middle() -> None:
+    """A wide picture loses its sides alike; one four times too large is halved first."""
+    wide = Image.fromarray(np.arange(4 * 8 * 3, dtype=np.uint8).reshape(4, 8, 3))
+    assert np.array_equal(np.asarray(wide)[:, 2:6], np.asarray(centre_crop(wide, 4)))
+    large = picture(0, (64, 40))
+    halved = large.resize((32, 20), Image.Resampling.BOX).resize((16, 10), Image.Resampling.BOX)
+    assert halved.crop((3, 0, 13, 10)).tobytes() == centre_crop(large, 10).tobytes()
+
+
+def test_pixels_span_minus_one_to_one() -> None:
+    """Black is -1, white 1, and channels come first."""
+    pixels = to_pixels(Image.fromarray(np.array([[[0, 0, 255]]], dtype=np.uint8)))
+    assert [-1.0, -1.0, 1.0] == pixels.flatten().tolist()
+    assert (3, 1, 1) == tuple(pixels.shape)
+
+
+def test_bad_pictures_are_listed_and_replaced(tmp_path: Path) -> None:
+    """A truncated and an empty file do not end a run: the next picture takes their place."""
+    source = open_source(picture_folder(tmp_path / "set", {"a": 3}))
+    cut = tmp_path / "set" / "a" / "000.png"
+    cut.write_bytes(cut.read_bytes()[:60])
+    (tmp_path / "set" / "a" / "001.png").write_bytes(b"")
+    data = ImageData(source, range(3), 8)
+    pixels = data.fetch(ALL, seed=0)
+    assert torch.equal(pixels[0], pixels[2])
+    assert torch.equal(pixels[1], pixels[2])
+    assert {"a/000.png", "a/001.png"} == set(data.bad.found)
+    data.bad.keep(tmp_path / "bad.txt")
+    data.bad.keep(tmp_path / "bad.txt")
+    assert ["a/000.png", "a/001.png"] == [
+        line.partition("\t")[0] for line in (tmp_path / "bad.txt").read_text("utf-8").splitlines()
+    ]
+
+
+def test_no_good_picture_at_all_is_an_error(tmp_path: Path) -> None:
+    """If nothing can be read, the run ends and says why."""
+    source = open_source(picture_folder(tmp_path, {"a": 2}))
+    for path in (tmp_path / "a").iterdir():
+        path.write_bytes(b"nothing")
+    with pytest.raises(TrainingError, match=r"none of 2 pictures can be read.*a/000\.png"):
+        ImageData(source, range(2), 8).fetch(torch.arange(2), seed=0)
+
+
+def test_transparency_is_white_and_pictures_stand_upright(tmp_path: Path) -> None:
+    """Transparent pixels are white, and the camera's rotation is applied."""
+    folder = tmp_path / "a"
+    folder.mkdir()
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(folder / "clear.png")
+    turned = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
+    turned.paste((255, 255, 255), (0, 0, 8, 4))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    turned.save(folder / "turned.png", exif=exif)
+    pixels = ImageData(open_source(tmp_path), range(2), 8).fetch(torch.arange(2), seed=0)
+    assert torch.equal(torch.ones(3, 8, 8), pixels[0])
+    assert (-1.0, 1.0) == (pixels[1, 0, 0, 0].item(), pixels[1, 0, 7, 0].item())

@@ -1,0 +1,60 @@
+"""How much memory a run will need."""
+
+import torch
+
+from model.config import PRESETS
+from model.generator import Generator
+from training.memory_estimate import estimate_generator, estimate_tokenizer
+from training.presets import GENERATORS, TOKENIZERS
+
+
+def test_estimate_counts_the_model() -> None:
+    """Parameters are those of the model; AdamW keeps twice as much beside them."""
+    recipe = GENERATORS["digits"]
+    estimate = estimate_generator(recipe.generator, recipe.training)
+    num_parameters = sum(p.numel() for p in Generator(recipe.generator).parameters())
+    assert num_parameters == estimate.num_parameters
+    assert 4 * num_parameters == estimate.weights == estimate.gradients == estimate.average
+    assert 8 * num_parameters == estimate.optimiser
+
+
+def test_activations_follow_the_micro_batch() -> None:
+    """Half the batch at a time keeps half the activations; nothing else changes."""
+    recipe = GENERATORS["digits"]
+    whole = estimate_generator(recipe.generator, recipe.training)
+    halves = estimate_generator(recipe.generator, recipe.training.but(micro_batches=2))
+    assert whole.activations == 2 * halves.activations
+    assert whole.weights == halves.weights
+
+
+def test_activations_are_what_autograd_keeps() -> None:
+    """The estimate for a batch of 8 is what a real forward pass of 8 keeps, within a tenth."""
+    recipe = TOKENIZERS["digits"]
+    from model.tokenizer import Tokenizer
+
+    kept: dict[int, int] = {}
+    tokenizer = Tokenizer(recipe.tokenizer)
+    own = {p.untyped_storage().data_ptr() for p in tokenizer.parameters()}
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        loss = tokenizer(torch.zeros(8, 3, 64, 64)).reconstruction.square().mean()
+    estimate = estimate_tokenizer(recipe.tokenizer, recipe.training.but(batch_size=8))
+    assert loss.requires_grad
+    assert abs(estimate.activations / sum(kept.values()) - 1) < 0.1
+
+
+def test_published_sizes_are_estimated_without_their_memory() -> None:
+    """BAR-B is 415 M parameters, estimated from shapes alone; SigLIP2's frozen tower is counted."""
+    recipe = GENERATORS["bar-b"]
+    estimate = estimate_generator(PRESETS["bar-b"].generator, recipe.training)
+    assert 415 == round(estimate.num_parameters / 1e6)
+    assert "415.3 M parameters" in estimate.text()
+    tokenizer = TOKENIZERS["bar-fsq-16bits"]
+    estimate = estimate_tokenizer(tokenizer.tokenizer, tokenizer.training)
+    assert estimate.weights > 1.5 * estimate.gradients

@@ -1,0 +1,152 @@
+"""Tokenizer and generator from a user's pictures, at a few steps: what the commands do."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from model import zoo
+from model.checkpoint import load_model
+from tests.training.pictures_on_disk import picture_folder
+from training.commands import pretokenize, train
+from training.tokenizer_files import load_tokenizer
+
+SHORT = [
+    "--preset", "digits", "--set", "training.num_steps=3", "--set", "training.batch_size=4",
+    "--set", "training.optimiser.warmup_steps=1", "--set", "data.held_out_share=0.3",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write twelve pictures of two classes, and a broken one."""
+    root = picture_folder(tmp_path_factory.mktemp("data") / "birds", {"owl": 6, "wren": 6})
+    (root / "owl" / "broken.png").write_bytes(b"broken")
+    return root
+
+
+@pytest.fixture(scope="module")
+def tokenizer(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train a tokenizer for three steps."""
+    folder = tmp_path_factory.mktemp("runs") / "tokenizer"
+    command = ["tokenizer", *SHORT, "--data", str(pictures), "--output", str(folder)]
+    assert 0 == train.main(command)
+    return folder
+
+
+def test_tokenizer_run_leaves_everything(tokenizer: Path) -> None:
+    """The folder has settings, metrics, samples from step 0, curves, and a tokenizer."""
+    assert load_tokenizer(tokenizer).encoder is not None
+    for name in ("run.yaml", "curves.png", "tokenizer/metrics.jsonl"):
+        assert (tokenizer / name).stat().st_size, name
+    assert (tokenizer / "tokenizer" / "samples" / "step-00000000.png").is_file()
+
+
+def test_generator_run_ends_in_a_model(tokenizer: Path, pictures: Path, tmp_path: Path) -> None:
+    """The model has the data's classes by name, its defaults, a card and its settings."""
+    command = ["generator", *SHORT, "--tokenizer", str(tokenizer), "--data", str(pictures)]
+    assert 0 == train.main([*command, "--output", str(tmp_path / "run")])
+    info = zoo.resolve(tmp_path / "run" / "model")
+    assert ["owl", "wren"] == [label.name for label in info.class_labels]
+    assert 2 == info.generator.num_classes
+    generator, _ = load_model(info)
+    assert generator.config == info.generator
+    for name in ("README.md", "samples.png", "run.yaml", "metrics.jsonl"):
+        assert (tmp_path / "run" / "model" / name).stat().st_size, name
+    assert "broken.png" in (tmp_path / "run" / "tokens" / "bad_images.txt").read_text("utf-8")
+
+
+def test_generator_reads_tokens_of_its_tokenizer_only(
+    tokenizer: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tokens written before are used as they are; those of another tokenizer are refused."""
+    tokens, run = str(tmp_path / "tokens"), str(tmp_path / "run")
+    command = ["--data", str(pictures), "--tokenizer", str(tokenizer), "--output", tokens]
+    assert 0 == pretokenize.main(command)
+    assert "12 images; 1 could not be read" in capsys.readouterr().out
+    generator = ["generator", *SHORT, "--data", tokens]
+    assert 1 == train.main([*generator, "--tokenizer", "digits", "--output", run])
+    assert "written with another tokenizer" in capsys.readouterr().err
+    other = str(tmp_path / "other")
+    assert 0 == train.main([*generator, "--tokenizer", str(tokenizer), "--output", other])
+    assert not (tmp_path / "other" / "tokens").exists()
+
+
+def test_dry_run_says_and_does_nothing(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sizes, data, epochs and memory are told; nothing is written."""
+    for kind, more in (("tokenizer", []), ("generator", ["--tokenizer", "digits"])):
+        command = [kind, *SHORT, *more, "--data", str(pictures), "--output", str(tmp_path / kind)]
+        assert 0 == train.main([*command, "--dry-run"])
+        said = capsys.readouterr().err
+        assert "memory: about" in said
+        assert "3 steps of 4" in said
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_finished_run_is_not_trained_again(
+    tokenizer: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command on a finished run gives the same tokenizer at once; others are refused."""
+    metrics = (tokenizer / "tokenizer" / "metrics.jsonl").read_text("utf-8")
+    command = ["tokenizer", *SHORT, "--data", str(pictures), "--output", str(tokenizer)]
+    assert 0 == train.main(command)
+    assert metrics == (tokenizer / "tokenizer" / "metrics.jsonl").read_text("utf-8")
+    assert 1 == train.main([*command, "--set", "training.batch_size=2"])
+    assert "holds a run of another recipe" in capsys.readouterr().err
+
+
+def test_decoder_alone_leaves_the_bits(tokenizer: Path, pictures: Path, tmp_path: Path) -> None:
+    """Finetuning the decoder changes pictures and not bits: the fingerprint stays."""
+    command = ["tokenizer", *SHORT, "--data", str(pictures), "--output", str(tmp_path / "ft")]
+    more = ["--start-from", str(tokenizer), "--set", "trained=decoder"]
+    assert 0 == train.main([*command, *more])
+    before, after = (
+        json.loads((folder / "model" / "tokenizer.json").read_text("utf-8"))["fingerprint"]
+        for folder in (tokenizer, tmp_path / "ft")
+    )
+    assert before == after
+    ours, theirs = load_tokenizer(tokenizer), load_tokenizer(tmp_path / "ft")
+    changed = {
+        name
+        for name, value in ours.state_dict().items()
+        if not value.equal(theirs.state_dict()[name])
+    }
+    assert changed
+    assert all(name.startswith(("decoder.", "quantizer.out_proj.")) for name in changed)
+
+
+def test_half_precision_and_micro_batches_train(pictures: Path, tmp_path: Path) -> None:
+    """A run in bfloat16 whose batch is computed in two parts ends like any other."""
+    command = ["tokenizer", *SHORT, "--data", str(pictures), "--output", str(tmp_path / "half")]
+    more = ["--set", "training.precision=bfloat16", "--set", "training.micro_batches=2"]
+    assert 0 == train.main([*command, *more])
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["tokenizer", "--data", "x"], "give a --preset"),
+        (["generator", "--preset", "digits", "--data", "x"], "tokenizer: is missing"),
+        (["tokenizer", "--preset", "digits"], "data: is missing"),
+        (["tokenizer", "--preset", "digits", "--data", "/no/such"], "there is no data at"),
+    ],
+)
+def test_what_is_missing_is_named(
+    command: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command without preset, data or tokenizer says so in one line."""
+    assert 1 == train.main([*command, "--output", str(tmp_path / "run")])
+    error = capsys.readouterr().err
+    assert message in error
+    assert 1 == error.count("\n")
+
+
+def test_loss_that_needs_a_network_says_how_to_do_without(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The CLIP loss of a tokenizer without SigLIP2 names the weight to set to 0."""
+    command = ["tokenizer", *SHORT, "--data", str(pictures), "--output", str(tmp_path / "run")]
+    assert 1 == train.main([*command, "--set", "losses.clip=0.7"])
+    assert "set losses.clip to 0" in capsys.readouterr().err

@@ -1,0 +1,157 @@
+"""Pictures to a token store, and back out of it."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.quantizer import SHIFT
+from model.token_grid import tokens_to_cells
+from model.tokenizer import Tokenizer
+from tests.model.tiny import tiny_tokenizer, tiny_tokenizer_config
+from tests.training.pictures_on_disk import picture_folder
+from training import pretokenize_run
+from training.data_path import open_source
+from training.errors import TrainingError, TrainingStopped
+from training.image_data import ImageData
+from training.pretokenize_run import (
+    Pretokenization,
+    export_npz,
+    import_npz,
+    published_index,
+    write_store,
+)
+from training.token_store import BAD, StoredTokens, open_store
+
+
+@pytest.fixture
+def tokenizer() -> Tokenizer:
+    """Return the tiny tokenizer with random weights, whose bits take both values."""
+    tokenizer = tiny_tokenizer(dtype=torch.float32)
+    torch.nn.init.constant_(tokenizer.quantizer.in_proj.bias, -SHIFT)
+    return tokenizer
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretokenize_run, "SHARD_SIZE", 4)
+
+
+@pytest.fixture
+def work(tmp_path: Path, tokenizer: Tokenizer) -> Pretokenization:
+    """Return the work of encoding ten pictures, of which one is broken."""
+    picture_folder(tmp_path / "set", {"elk": 6, "owl": 4})
+    (tmp_path / "set" / "elk" / "002.png").write_bytes(b"broken")
+    return Pretokenization(
+        source=open_source(tmp_path / "set"),
+        tokenizer=tokenizer,
+        folder=tmp_path / "tokens",
+        batch_size=3,
+    )
+
+
+def test_store_holds_the_tokenizers_bits(work: Pretokenization, tokenizer: Tokenizer) -> None:
+    """Every view is what the tokenizer says of the cropped picture, and of its mirror."""
+    store = write_store(work, io.StringIO())
+    pixels = ImageData(work.source, range(10), 8).fetch(torch.arange(10), 0)
+    good = np.array([0, 1, 3, 4, 5, 6, 7, 8, 9])
+    for view, seen in enumerate((pixels, pixels.flip(-1))):
+        expected = tokenizer.encode(seen[good])
+        assert torch.equal(expected, store.cells(good, np.full(9, view)))
+        assert 0.2 < expected.float().mean() < 0.8
+    assert ("elk", "owl") == store.index.class_names
+    assert BAD == store.class_ids[2]
+    assert "elk/002.png" in (work.folder / "bad_images.txt").read_text("utf-8")
+
+
+def test_store_is_bit_packed(work: Pretokenization) -> None:
+    """Ten pictures of 16 cells of 4 bits, mirrored, take 160 bytes."""
+    write_store(work, io.StringIO())
+    assert 10 * 2 * 16 * 4 // 8 == (work.folder / "tokens.bin").stat().st_size
+
+
+def test_stopped_run_goes_on(work: Pretokenization) -> None:
+    """What was whole is not encoded again, and the end is the same as without a stop."""
+    answers = iter([False, False, True])
+    with pytest.raises(TrainingStopped, match="after 8 of 10"):
+        write_store(work, io.StringIO(), lambda: next(answers))
+    with pytest.raises(TrainingError, match="not finished"):
+        open_store(work.folder)
+    said = io.StringIO()
+    write_store(work, said)
+    assert "pretokenize 10/10" in said.getvalue()
+    whole = replace(work, folder=work.folder.with_name("whole"))
+    write_store(whole, io.StringIO())
+    for name in ("tokens.bin", "classes.bin", "index.json", "bad_images.txt"):
+        assert (whole.folder / name).read_bytes() == (work.folder / name).read_bytes()
+
+
+def test_other_pictures_or_tokenizer_are_refused(work: Pretokenization) -> None:
+    """A store belongs to its pictures, its tokenizer and its settings, whole or half."""
+    answers = iter([False, True])
+    with pytest.raises(TrainingStopped):
+        write_store(work, io.StringIO(), lambda: next(answers))
+    other = replace(work, tokenizer=Tokenizer(tiny_tokenizer_config()).eval())
+    with pytest.raises(TrainingError, match="half a store of other pictures"):
+        write_store(other, io.StringIO())
+    write_store(work, io.StringIO())
+    with pytest.raises(TrainingError, match="tokens of other pictures"):
+        write_store(replace(work, mirrors=False), io.StringIO())
+
+
+def test_damaged_store_is_refused(work: Pretokenization) -> None:
+    """A store whose file was cut is an error with both sizes."""
+    write_store(work, io.StringIO())
+    with (work.folder / "tokens.bin").open("r+b") as file:
+        file.truncate(100)
+    with pytest.raises(TrainingError, match="has 100 bytes, and should have 160"):
+        open_store(work.folder)
+
+
+def test_generator_reads_patches_and_mirrors(work: Pretokenization) -> None:
+    """Tokens are patches of cells; with mirrors both views come up, else only the first."""
+    store = write_store(work, io.StringIO())
+    plain = StoredTokens(store, np.array([0, 3]), patch_size=2, flip=False)
+    tokens, class_ids = plain.fetch(torch.tensor([1, 0]), seed=0)
+    assert (2, 4, 16) == tuple(tokens.shape)
+    assert [0, 0] == class_ids.tolist()
+    expected = store.cells(np.array([3, 0]), np.array([0, 0]))
+    assert torch.equal(expected, tokens_to_cells(tokens, 2))
+    mirrored = StoredTokens(store, np.array([0]), patch_size=1, flip=True)
+    many = torch.zeros(40, dtype=torch.int64)
+    assert 2 == len(mirrored.fetch(many, seed=3)[0].unique(dim=0))
+    assert torch.equal(mirrored.fetch(many, seed=3)[0], mirrored.fetch(many, seed=3)[0])
+
+
+def test_published_format_goes_out_and_comes_back(
+    work: Pretokenization, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    """train/<class>/<stem>.npz with boolean tokens and tokens_flip says the same as the store."""
+    store = write_store(work, io.StringIO())
+    assert 9 == export_npz(store, work.source, tmp_path / "npz")
+    path = tmp_path / "npz" / "train" / "owl" / "00000006_000.npz"
+    with np.load(path) as arrays:
+        assert (bool, 64) == (arrays["tokens"].dtype, arrays["tokens_flip"].size)
+    assert 9 == json.loads((tmp_path / "npz" / "metadata.json").read_text("utf-8"))["num_samples"]
+    index = published_index(tokenizer, tmp_path / "npz")
+    back = import_npz(tmp_path / "npz", index, tmp_path / "back")
+    assert [0, 0, 0, 0, 0, 1, 1, 1, 1] == back.class_ids.tolist()
+    good = np.flatnonzero(store.class_ids != BAD)
+    for view in (0, 1):
+        views = np.full(9, view)
+        assert torch.equal(store.cells(good, views), back.cells(np.arange(9), views))
+
+
+def test_published_file_of_another_tokenizer_is_refused(
+    work: Pretokenization, tmp_path: Path
+) -> None:
+    """Files with another number of bits are an error that names one."""
+    export_npz(write_store(work, io.StringIO()), work.source, tmp_path / "npz")
+    other = Tokenizer(tiny_tokenizer_config(bits_per_latent=6))
+    index = published_index(other, tmp_path / "npz")
+    with pytest.raises(TrainingError, match=r"\.npz holds 64 bits.*16 × 6"):
+        import_npz(tmp_path / "npz", index, tmp_path / "back")

@@ -1,0 +1,119 @@
+"""Flags and endings that the training commands share.
+
+Imports neither torch nor the extra at the top, so that `--help` waits for nothing.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from training.errors import TrainingError, TrainingStopped
+
+if TYPE_CHECKING:
+    from training.run_config import GeneratorRun, TokenizerRun
+    from training.run_stage import Session
+
+    Run = TypeVar("Run", TokenizerRun, GeneratorRun)
+
+EXIT_STOPPED = 143  # what shells report after SIGTERM
+
+
+def add_run_flags(parser: argparse.ArgumentParser, output: Path) -> None:
+    """Add what every run has: preset, file, data, output, overrides."""
+    parser.add_argument("--preset", metavar="NAME", help="begin with a recipe: digits, bar-b, …")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML, of a run or a published one"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help="a folder with a folder of pictures for each class, a .jsonl or .csv manifest, "
+        "webdataset .tar, .parquet; for generators also tokens of `bar pretokenize`",
+    )
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change one setting, such as training.num_steps=2000; may be repeated",
+    )
+    add_place_flags(parser, output)
+
+
+def add_place_flags(parser: argparse.ArgumentParser, output: Path) -> None:
+    """Add where a run happens, and the dry run."""
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=output,
+        metavar="DIR",
+        help="folder of the run: checkpoints, pictures, metrics, model (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be done, and do nothing"
+    )
+
+
+def build(kind: "type[Run]", arguments: argparse.Namespace, given: dict[str, Any]) -> "Run":
+    """Return the run that the flags describe. Raises TrainingError naming what is wrong."""
+    from training.config_files import build_run  # noqa: PLC0415  after --help
+
+    values = {name: value for name, value in given.items() if value is not None}
+    if arguments.data is not None:
+        values["data"] = {"path": str(arguments.data)}
+    if arguments.preset is None and arguments.config is None:
+        raise TrainingError("give a --preset, a --config, or both")
+    return build_run(
+        kind,
+        preset=arguments.preset,
+        file=arguments.config,
+        given=values,
+        overrides=arguments.overrides,
+    )
+
+
+@contextmanager
+def session_of(arguments: argparse.Namespace) -> Iterator["Session"]:
+    """Yield where the run happens; SIGTERM and Ctrl-C ask it to save and stop."""
+    from training.run_stage import Session, choose_device  # noqa: PLC0415  after --help
+    from training.stop_signal import StopSignal  # noqa: PLC0415
+
+    device = choose_device(getattr(arguments, "device", "cpu"))
+    with StopSignal() as stop:
+        yield Session(
+            folder=arguments.output,
+            stream=sys.stderr,
+            device=device,
+            should_stop=lambda: stop.requested,
+        )
+
+
+def ended(command: str, work: Callable[[], None]) -> int:
+    """Do the work, and turn how it ended into a line and an exit status."""
+    try:
+        work()
+    except TrainingStopped as stopped:
+        print(f"{command}: {stopped}", file=sys.stderr)
+        return EXIT_STOPPED
+    except TrainingError as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def missing_extra(command: str, error: ModuleNotFoundError) -> int:
+    """Say which extra a command needs; return the exit status."""
+    print(
+        f"{command}: {error}; training needs an extra: "
+        "pip install 'bar-serve[train]', or -e '.[train]' in a checkout",
+        file=sys.stderr,
+    )
+    return 1

@@ -1,0 +1,103 @@
+"""From a preset, a YAML file and `--set name=value` to a checked run.
+
+Called by the commands. Values are laid over each other as plain data, then checked once, so that an
+override may repair what a preset alone would get wrong, and a mistake is reported with its full
+name. The published YAML files are recognised by their sections (`published_yaml.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from training.errors import TrainingError
+from training.presets import GENERATORS, TOKENIZERS
+from training.published_yaml import is_published, read_published
+from training.run_config import GeneratorRun, TokenizerRun
+from training.section import Section, explain
+
+Values = dict[str, Any]
+Run = TypeVar("Run", TokenizerRun, GeneratorRun)
+
+PRESETS: Mapping[type[Section], Mapping[str, Section]] = {
+    TokenizerRun: TOKENIZERS,
+    GeneratorRun: GENERATORS,
+}
+
+
+def build_run(
+    kind: type[Run],
+    *,
+    preset: str | None,
+    file: Path | None,
+    given: Values,
+    overrides: Sequence[str],
+) -> Run:
+    """Return the run of a preset, changed by a YAML file, by `given` values, then by `overrides`.
+
+    A file may name its own preset under `preset`. Raises TrainingError naming what is wrong.
+    """
+    from_file = {} if file is None else read_yaml(file, kind)
+    name = from_file.pop("preset", preset) if preset is None else preset
+    values = {} if name is None else preset_values(kind, name)
+    for layer in (from_file, given):
+        values = merged(values, layer)
+    for override in overrides:
+        values = merged(values, parse_override(override))
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise explain(error) from error
+
+
+def preset_values(kind: type[Section], name: str) -> Values:
+    """Return a preset as plain values. Raises TrainingError for an unknown name."""
+    known = PRESETS[kind]
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise TrainingError(f"there is no preset {name!r}: {', '.join(known)}{hint}")
+    return known[name].to_json()
+
+
+def read_yaml(path: Path, kind: type[Section]) -> Values:
+    """Read a run's YAML, or one of the published ones."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise TrainingError(f"cannot read {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise TrainingError(f"{path} must hold settings by name, got {type(values).__name__}")
+    return read_published(values, kind is TokenizerRun) if is_published(values) else values
+
+
+def parse_override(text: str) -> Values:
+    """Turn `generator.depth=12` into nested values; the value is read as YAML."""
+    name, equals, value = text.partition("=")
+    if not equals or not all(name.split(".")):
+        raise TrainingError(f"--set takes NAME=VALUE, such as generator.depth=12, got {text!r}")
+    try:
+        nested: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise TrainingError(f"--set {text}: {value!r} is no YAML value: {error}") from error
+    for part in reversed(name.split(".")):
+        nested = {part: nested}
+    return dict(nested)
+
+
+def merged(below: Values, above: Values) -> Values:
+    """Lay `above` over `below`, section by section."""
+    both = {
+        name: merged(below[name], value)
+        for name, value in above.items()
+        if isinstance(value, dict) and isinstance(below.get(name), dict)
+    }
+    return {**below, **above, **both}
+
+
+def to_yaml(section: Section) -> str:
+    """Return the YAML of a run, from which `read_yaml` makes the same run."""
+    return str(yaml.safe_dump(section.to_json(), sort_keys=False, allow_unicode=True))

@@ -1,0 +1,35 @@
+"""What lies at the path that a user gave as data: a folder, a manifest, an archive.
+
+The one place that looks at names and endings; what comes of it are the sources of
+`image_sources.py` and `archive_sources.py`. Token stores are asked for by `token_store.is_store`.
+"""
+
+from pathlib import Path
+
+from training.archive_sources import open_parquet, open_shards
+from training.errors import TrainingError
+from training.image_sources import ImageSource, read_folder, read_manifest
+
+
+def open_source(path: Path) -> ImageSource:
+    """Return the pictures at `path`.
+
+    A folder has a folder for each class, or pictures of one class; a manifest (.jsonl, .csv) names
+    files and classes; .tar files are webdataset shards, .parquet files Hugging Face data sets, each
+    alone or as a folder of them. Raises TrainingError if there are no pictures.
+    """
+    if not path.exists():
+        raise TrainingError(f"there is no data at {path}")
+    if path.suffix in (".jsonl", ".csv"):
+        return read_manifest(path)
+    for suffix, open_files in ((".tar", open_shards), (".parquet", open_parquet)):
+        if path.suffix == suffix:
+            return open_files([path])
+        if path.is_dir() and (files := sorted(path.glob(f"*{suffix}"))):
+            return open_files(files)
+    if path.is_dir():
+        return read_folder(path)
+    raise TrainingError(
+        f"{path} is no data set: give a folder of pictures, a .jsonl or .csv manifest, .tar shards "
+        "or .parquet files"
+    )

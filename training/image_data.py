@@ -1,0 +1,147 @@
+"""Pictures from a source as pixels of one size, for the tokenizer's stage and pretokenization.
+
+A picture that cannot be read does not end a run: it is listed, and in training the next one takes
+its place. The same picture is always skipped in the same way, so a resumed run sees the same data.
+Source of the centre crop: ADM, arXiv 2105.05233, which every published FID is measured with.
+"""
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from training.errors import TrainingError
+from training.image_sources import ImageSource
+
+Crop = Literal["random", "centre"]
+WHITE = (255, 255, 255)
+
+
+class BadImageError(Exception):
+    """A picture cannot be read."""
+
+
+@dataclass
+class BadImages:
+    """The pictures that could not be read, with the reason."""
+
+    found: dict[str, str] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, name: str, reason: str) -> None:
+        with self._lock:
+            self.found[name] = reason
+
+    def keep(self, path: Path) -> None:
+        """Add them to the list at `path`, a line for each; without any, nothing is written."""
+        if self.found:
+            before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            lines = sorted({*before, *(f"{name}\t{why}" for name, why in self.found.items())})
+            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def read_picture(source: ImageSource, index: int, bad: BadImages) -> Image.Image:
+    """Decode one picture to RGB, upright, transparency over white.
+
+    Raises BadImageError, after listing it in `bad`.
+    """
+    try:
+        with source.open(index) as picture:
+            upright = ImageOps.exif_transpose(picture)
+            if "transparency" in upright.info or upright.mode in ("RGBA", "LA", "PA"):
+                opaque = Image.new("RGBA", upright.size, WHITE)
+                opaque.alpha_composite(upright.convert("RGBA"))
+                upright = opaque
+            return upright.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        bad.add(source.name_of(index), f"{type(error).__name__}: {error}")
+        raise BadImageError(source.name_of(index)) from error
+
+
+def centre_crop(picture: Image.Image, size: int) -> Image.Image:
+    """Halve while the shorter side is at least twice `size`, scale it to `size`, cut the middle."""
+    while min(picture.size) >= 2 * size:
+        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
+    picture = scale_shorter_edge(picture, size)
+    left, top = (picture.width - size) // 2, (picture.height - size) // 2
+    return picture.crop((left, top, left + size, top + size))
+
+
+def random_crop(picture: Image.Image, size: int, generator: np.random.Generator) -> Image.Image:
+    """Scale the shorter edge to `size` and cut a random square."""
+    picture = scale_shorter_edge(picture, size)
+    left = int(generator.integers(picture.width - size + 1))
+    top = int(generator.integers(picture.height - size + 1))
+    return picture.crop((left, top, left + size, top + size))
+
+
+def scale_shorter_edge(picture: Image.Image, size: int) -> Image.Image:
+    """Scale so that the shorter edge is `size` pixels; bicubic, with antialiasing."""
+    scale = size / min(picture.size)
+    target = (max(size, round(picture.width * scale)), max(size, round(picture.height * scale)))
+    return picture if picture.size == target else picture.resize(target, Image.Resampling.BICUBIC)
+
+
+def to_pixels(picture: Image.Image) -> Tensor:
+    """RGB picture → (3, height, width) float32 in [-1, 1]."""
+    values = torch.from_numpy(np.asarray(picture, dtype=np.float32))
+    return (values / 127.5 - 1).permute(2, 0, 1)
+
+
+class ImageData:
+    """Some pictures of a source: cropped at random and mirrored for training, or always alike."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        chosen: Sequence[int] | NDArray[np.int64],
+        size: int,
+        *,
+        crop: Crop = "centre",
+        flip: bool = False,
+        num_threads: int = 4,
+        bad: BadImages | None = None,
+    ) -> None:
+        self.source, self.chosen, self.size = source, list(map(int, chosen)), size
+        self.crop, self.flip = crop, flip
+        self.bad = BadImages() if bad is None else bad
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="pictures")
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def fetch(self, indices: Tensor, seed: int) -> Tensor:
+        """Return pixels (B, 3, size, size). Raises TrainingError if no picture can be read."""
+        positions = list(enumerate(indices.tolist()))
+        read = self._threads.map(lambda at: self._read(at[0], at[1], seed), positions)
+        return torch.stack(list(read))
+
+    def _read(self, place: int, index: int, seed: int) -> Tensor:
+        generator = np.random.default_rng((seed, place))
+        for offset in range(len(self.chosen)):
+            chosen = self.chosen[(index + offset) % len(self.chosen)]
+            try:
+                picture = read_picture(self.source, chosen, self.bad)
+            except BadImageError:
+                continue
+            return to_pixels(self._vary(picture, generator))
+        raise TrainingError(
+            f"none of {len(self.chosen)} pictures can be read; the first: "
+            + ": ".join(min(self.bad.found.items()))
+        )
+
+    def _vary(self, picture: Image.Image, generator: np.random.Generator) -> Image.Image:
+        if self.crop == "random":
+            picture = random_crop(picture, self.size, generator)
+        else:
+            picture = centre_crop(picture, self.size)
+        mirrored = self.flip and generator.random() < 0.5
+        return ImageOps.mirror(picture) if mirrored else picture

@@ -1,0 +1,139 @@
+"""How much memory a run will need, counted before it starts.
+
+Shown by the commands, also with `--dry-run`. The forward pass of one image is run on tensors that
+have shapes and no contents, and what autograd would keep for the backward pass is added up: that
+follows the architecture by itself, where a formula would have to be kept in step with it.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from model.config import GeneratorConfig, TokenizerConfig
+from model.generator import Generator
+from model.tokenizer import Tokenizer
+from training.generator_stage import masked_bit_loss
+from training.mixed_precision import autocast
+from training.trainer import TrainerConfig
+
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes that a run needs at once, part by part."""
+
+    num_parameters: int
+    weights: int
+    gradients: int
+    optimiser: int  # AdamW's two averages
+    average: int  # of the weights
+    activations: int  # of one micro-batch
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimiser + self.average + self.activations
+
+    def text(self) -> str:
+        """Return the parts and their sum, for people."""
+        parts = {
+            "weights": self.weights,
+            "gradients": self.gradients,
+            "optimiser": self.optimiser,
+            "weight average": self.average,
+            "activations": self.activations,
+        }
+        listed = ", ".join(f"{name} {gigabytes(n)}" for name, n in parts.items() if n)
+        return f"{gigabytes(self.total)} ({listed}), {self.num_parameters / 1e6:.1f} M parameters"
+
+
+def estimate_generator(config: GeneratorConfig, training: TrainerConfig) -> MemoryEstimate:
+    """Estimate a generator's training."""
+
+    def run(generator: Generator) -> Tensor:
+        tokens = torch.zeros(1, config.num_tokens, config.bits_per_token, dtype=torch.uint8)
+        class_ids = torch.zeros(1, dtype=torch.int64)
+        return masked_bit_loss(generator, tokens, class_ids, 1.0)
+
+    with torch.device("meta"):
+        generator = Generator(config)
+    return _estimate(generator, run, training)
+
+
+def estimate_tokenizer(config: TokenizerConfig, training: TrainerConfig) -> MemoryEstimate:
+    """Estimate a tokenizer's training, without the networks of perceptual losses.
+
+    SigLIP2 reads the contents of a tensor, which these have not: a transformer of its sizes stands
+    for it, and its frozen original is added, which is weights and nothing else.
+    """
+
+    def run(tokenizer: Tokenizer) -> Tensor:
+        pixels = torch.zeros(1, 3, config.image_size, config.image_size)
+        reconstruction: Tensor = tokenizer(pixels).reconstruction
+        return reconstruction.square().mean()
+
+    with torch.device("meta"):
+        tokenizer = Tokenizer(replace(config, encoder_kind="vit"))
+    assert tokenizer.encoder is not None
+    estimate = _estimate(tokenizer, run, training)
+    if config.encoder_kind == "vit":
+        return estimate
+    frozen = sum(value.numel() for value in tokenizer.encoder.parameters())
+    return replace(
+        estimate,
+        num_parameters=estimate.num_parameters + frozen,
+        weights=estimate.weights + FLOAT_BYTES * frozen,
+    )
+
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def _estimate(
+    model: Model, run: Callable[[Model], Tensor], training: TrainerConfig
+) -> MemoryEstimate:
+    kept: dict[StorageWeakRef, int] = {}
+
+    def keep(value: Tensor) -> Tensor:
+        kept[StorageWeakRef(value.untyped_storage())] = value.untyped_storage().nbytes()
+        return value
+
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value),
+    ):
+        model = model.to_empty(device="cpu")
+        with autocast("cpu", training.precision):
+            loss = run(model)
+        parameters = list(model.parameters())
+        own = {StorageWeakRef(value.untyped_storage()) for value in parameters}
+        per_image = sum(num_bytes for storage, num_bytes in kept.items() if storage not in own)
+        del loss
+    num_all = sum(value.numel() for value in parameters)
+    num_trained = sum(value.numel() for value in parameters if value.requires_grad)
+    return MemoryEstimate(
+        num_parameters=num_all,
+        weights=FLOAT_BYTES * num_all,
+        gradients=FLOAT_BYTES * num_trained,
+        optimiser=2 * FLOAT_BYTES * num_trained,
+        average=FLOAT_BYTES * num_all if training.average_decay is not None else 0,
+        activations=per_image * (training.batch_size // training.micro_batches),
+    )
+
+
+def available_bytes(device: torch.device) -> int:
+    """Return the memory of the device, or of this machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def gigabytes(num_bytes: int) -> str:
+    """Return bytes as 1.2 GB, or 34 MB where that says more."""
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"

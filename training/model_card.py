@@ -1,0 +1,90 @@
+"""The card of a trained model, and the files that stand beside its weights.
+
+Written by a generator's run and by `bar export`. Everything in it is read from the run: settings,
+metrics and pictures; nothing is claimed that was not measured.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from training.config_files import to_yaml
+from training.metrics_log import MetricsLog
+from training.run_config import GeneratorRun
+from training.run_folder import RUN_FILE
+from training.trainer import METRICS_FILE
+
+CARD_FILE = "README.md"
+SAMPLES_FILE = "samples.png"
+MAX_NAMES = 50
+
+_CARD = """\
+---
+library_name: bar-serve
+pipeline_tag: unconditional-image-generation
+tags: [bar, image-generation, class-conditional]
+---
+
+# {name}
+
+A BAR generator ([arXiv 2602.09024](https://arxiv.org/abs/2602.09024)) of {num_classes} classes,
+{num_tokens} tokens of {bits_per_token} bits, trained with bar-serve.
+
+![One column for each class, as drawn at the end of training]({samples})
+
+```sh
+bar serve --model DIR                                  # this directory
+bar generate --model DIR --class "{first_class}" --output one.png
+```
+
+| | |
+|---|---|
+| classes | {classes} |
+| guidance scale, temperature | {guidance_scale:g}, {temperature:g} |
+| unmask schedule | {schedule} |
+| trained on | {data} |
+| steps, batch | {num_steps}, {batch_size} |
+| held-out bit loss, in nats | {bit_loss:.4f} at step {best_step} |
+
+The loss is measured in raster order on images that were not trained on; it says how well bits are
+predicted, not how good images look, and is no FID. All settings are in {run_file}.
+"""
+
+
+def card_files(
+    run: GeneratorRun, stage_folder: Path, class_names: Sequence[str]
+) -> Mapping[str, bytes]:
+    """Return the card, a sample grid, the settings and the metrics of a finished run."""
+    rows = MetricsLog(stage_folder / METRICS_FILE).read()
+    best = min((row for row in rows if row["split"] == "held_out"), key=lambda row: row["bit_loss"])
+    samples = stage_folder / "samples" / f"step-{best['step']:08}.png"
+    card = card_text(run, class_names, best)
+    return {
+        CARD_FILE: card.encode(),
+        SAMPLES_FILE: samples.read_bytes(),
+        RUN_FILE: to_yaml(run).encode(),
+        METRICS_FILE: (stage_folder / METRICS_FILE).read_bytes(),
+    }
+
+
+def card_text(run: GeneratorRun, class_names: Sequence[str], best: Mapping[str, Any]) -> str:
+    """Return the model card in Markdown."""
+    more = len(class_names) - MAX_NAMES
+    return _CARD.format(
+        name=run.name,
+        num_classes=len(class_names),
+        num_tokens=run.generator.num_tokens,
+        bits_per_token=run.generator.bits_per_token,
+        samples=SAMPLES_FILE,
+        first_class=class_names[0],
+        classes=", ".join(class_names[:MAX_NAMES]) + (f", and {more} more" if more > 0 else ""),
+        guidance_scale=run.sampling.guidance_scale,
+        temperature=run.sampling.temperature,
+        schedule=", ".join(map(str, run.sampling.unmask_schedule)),
+        data=run.data.path.name,
+        num_steps=run.training.num_steps,
+        batch_size=run.training.batch_size,
+        bit_loss=best["bit_loss"],
+        best_step=best["step"],
+        run_file=RUN_FILE,
+    )

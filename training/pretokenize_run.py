@@ -1,0 +1,197 @@
+"""Turns a data set of pictures into a token store, once, resumable; and the published format.
+
+Behind `bar pretokenize` and the start of a generator's training on pictures. Every picture is
+centre-cropped as the published evaluation does, encoded, and encoded again mirrored. A killed run
+goes on from the last whole shard.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.tokenizer import Tokenizer
+from training.errors import TrainingError, TrainingStopped
+from training.image_data import BadImageError, BadImages, centre_crop, read_picture, to_pixels
+from training.image_sources import ImageSource, fingerprint_of
+from training.progress import Progress
+from training.run_folder import BAD_IMAGES_FILE
+from training.token_store import (
+    BAD,
+    INDEX_FILE,
+    StoreIndex,
+    TokenStore,
+    TokenStoreWriter,
+    open_store,
+)
+from training.tokenizer_files import fingerprint
+
+SHARD_SIZE = 1024
+TRANSFORM = "ADM centre crop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretokenization:
+    """What to encode, and how."""
+
+    source: ImageSource
+    tokenizer: Tokenizer
+    folder: Path
+    mirrors: bool = True
+    batch_size: int = 32
+    num_threads: int = 4
+
+    @property
+    def index(self) -> StoreIndex:
+        config = self.tokenizer.config
+        return StoreIndex(
+            num_images=len(self.source.class_ids),
+            num_views=2 if self.mirrors else 1,
+            num_cells=config.grid_size**2,
+            bits_per_latent=config.bits_per_latent,
+            class_names=self.source.class_names,
+            tokenizer=fingerprint(self.tokenizer),
+            data=self.source.fingerprint,
+            transform=f"{TRANSFORM} {config.image_size}",
+        )
+
+
+def write_store(
+    work: Pretokenization, stream: TextIO, should_stop: Callable[[], bool] = lambda: False
+) -> TokenStore:
+    """Write the store, or the rest of it; one that is whole is opened as it is.
+
+    Raises TrainingError if the folder holds another store, TrainingStopped between two shards.
+    """
+    index, bad = work.index, BadImages()
+    listed = work.folder / BAD_IMAGES_FILE
+    if (work.folder / INDEX_FILE).exists():
+        store = open_store(work.folder)
+        if store.index != index:
+            raise TrainingError(
+                f"{work.folder} holds the tokens of other pictures, another tokenizer or other "
+                "settings: choose another --output"
+            )
+        return store
+    writer = TokenStoreWriter(work.folder, index, SHARD_SIZE)
+    done = sum(len(writer.members(shard)) for shard in writer.done)
+    progress = Progress("pretokenize", done, index.num_images, stream)
+    with ThreadPoolExecutor(work.num_threads) as threads:
+        for shard in range(writer.num_shards):
+            if shard in writer.done:
+                continue
+            if should_stop():
+                raise TrainingStopped(
+                    f"stopped after {done} of {index.num_images} pictures: the same command goes on"
+                )
+            for image, views in encoded(work, writer.members(shard), threads, bad):
+                class_id = BAD if views is None else int(work.source.class_ids[image])
+                writer.write(image, class_id, torch.empty(0) if views is None else views)
+                done += 1
+                progress.show(done, {"bad": len(bad.found)})
+            bad.keep(listed)
+            writer.finish_shard(shard)
+    writer.finish()
+    return open_store(work.folder)
+
+
+def encoded(
+    work: Pretokenization, members: range, threads: ThreadPoolExecutor, bad: BadImages
+) -> Iterator[tuple[int, Tensor | None]]:
+    """Yield each picture's index and its bits (views, L, bits_per_latent); None for a bad one."""
+
+    def read(image: int) -> Tensor | None:
+        try:
+            picture = read_picture(work.source, image, bad)
+        except BadImageError:
+            return None
+        return to_pixels(centre_crop(picture, work.tokenizer.config.image_size))
+
+    device = next(work.tokenizer.parameters()).device
+    for start in range(members.start, members.stop, work.batch_size):
+        images = range(start, min(start + work.batch_size, members.stop))
+        read_pixels = list(threads.map(read, images))
+        good = [pixels for pixels in read_pixels if pixels is not None]
+        if good:
+            pixels = torch.stack(good).to(device)
+            views = [pixels, pixels.flip(-1)] if work.mirrors else [pixels]
+            bits = iter(torch.stack([work.tokenizer.encode(view) for view in views], dim=1).cpu())
+        for image, found in zip(images, read_pixels, strict=True):
+            yield image, None if found is None else next(bits)
+
+
+def export_npz(store: TokenStore, source: ImageSource, folder: Path) -> int:
+    """Write a store in the published format, a file for each picture; return how many."""
+    names = store.index.class_names
+    count = 0
+    for image in np.flatnonzero(store.class_ids != BAD):
+        views = [
+            store.cells(np.array([image]), np.array([view])).flatten().numpy().astype(bool)
+            for view in range(store.index.num_views)
+        ]
+        stem = f"{image:08}_{Path(source.name_of(int(image))).stem}"
+        path = folder / "train" / names[store.class_ids[image]] / f"{stem}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, tokens=views[0], tokens_flip=views[-1])
+        count += 1
+    metadata = {"num_samples": count, "classes": list(names), **store.index.to_json()}
+    text = json.dumps(metadata, indent=2) + "\n"
+    (folder / "metadata.json").write_text(text, encoding="utf-8")
+    return count
+
+
+def published_index(tokenizer: Tokenizer, root: Path) -> StoreIndex:
+    """Return what a store of the published files `root`/train/<class>/<stem>.npz will hold.
+
+    The files do not say which tokenizer made them: the one given is taken at its word.
+    """
+    config, files = tokenizer.config, _npz_files(root)
+    return StoreIndex(
+        num_images=len(files),
+        num_views=2,
+        num_cells=config.grid_size**2,
+        bits_per_latent=config.bits_per_latent,
+        class_names=tuple(sorted({path.parent.name for path in files})),
+        tokenizer=fingerprint(tokenizer),
+        data=fingerprint_of(path.relative_to(root).as_posix() for path in files),
+        transform=f"{TRANSFORM} {config.image_size}",
+    )
+
+
+def import_npz(root: Path, index: StoreIndex, folder: Path) -> TokenStore:
+    """Pack published files into a store of `published_index`, resumable like any other.
+
+    Raises TrainingError for a file whose bits are not those of the tokenizer.
+    """
+    files = _npz_files(root)
+    class_ids = {name: class_id for class_id, name in enumerate(index.class_names)}
+    writer = TokenStoreWriter(folder, index, SHARD_SIZE)
+    for shard in sorted(set(range(writer.num_shards)) - writer.done):
+        for image in writer.members(shard):
+            path = files[image]
+            writer.write(image, class_ids[path.parent.name], _read_npz(path, index))
+        writer.finish_shard(shard)
+    writer.finish()
+    return open_store(folder)
+
+
+def _npz_files(root: Path) -> list[Path]:
+    return sorted((root / "train").glob("*/*.npz"))
+
+
+def _read_npz(path: Path, index: StoreIndex) -> Tensor:
+    with np.load(path, allow_pickle=False) as arrays:
+        views = [arrays["tokens"], arrays["tokens_flip"]]
+    if any(view.size != index.num_cells * index.bits_per_latent for view in views):
+        raise TrainingError(
+            f"{path} holds {views[0].size} bits, and the tokenizer makes {index.num_cells} × "
+            f"{index.bits_per_latent}: it is of another tokenizer"
+        )
+    bits = torch.from_numpy(np.stack(views).astype(np.uint8))
+    return bits.reshape(2, index.num_cells, index.bits_per_latent)

@@ -1,0 +1,35 @@
+"""The folder of a run: whose it is, what it was told, and what came of it.
+
+run.yaml          everything that decides what the run computes
+tokenizer/ or generator/   metrics.jsonl, samples, checkpoints
+tokens/           the data set as bits, unless it came so
+bad_images.txt    pictures that could not be read, if there are any
+model/            what came of it: a tokenizer, or a model that `bar serve --model` loads
+"""
+
+from pathlib import Path
+
+from training.errors import TrainingError
+
+RUN_FILE = "run.yaml"
+MODEL_FOLDER = "model"
+BAD_IMAGES_FILE = "bad_images.txt"
+
+
+def claim(folder: Path, text: str, file: str = RUN_FILE) -> None:
+    """Write what the run was told into a new folder, or check that the folder's run was told so.
+
+    Raises TrainingError for the folder of another run, and for one that holds something else.
+    """
+    path = folder / file
+    if path.exists():
+        if path.read_text(encoding="utf-8") != text:
+            raise TrainingError(
+                f"{folder} holds a run of another recipe (compare {path}): choose another "
+                "--output, or delete the folder to start again"
+            )
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise TrainingError(f"{folder} is not empty and no training run: choose another --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")

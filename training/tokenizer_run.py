@@ -1,0 +1,124 @@
+"""`bar train tokenizer`: from pictures to a tokenizer's directory.
+
+Wires source, split, stage and trainer. What it ends in is what `bar pretokenize`, `bar train
+generator` and `bar finetune` take as `--tokenizer`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.tokenizer import Tokenizer
+from training.config_files import to_yaml
+from training.data_path import open_source
+from training.errors import TrainingError
+from training.held_out import stratified_split
+from training.image_data import BadImages, ImageData
+from training.initialise import initialise_tokenizer
+from training.memory_estimate import estimate_tokenizer
+from training.perceptual_losses import build_losses
+from training.run_config import TokenizerRun
+from training.run_folder import BAD_IMAGES_FILE, MODEL_FOLDER, claim
+from training.run_stage import Session, check_room, fit, seeded
+from training.tokenizer_files import load_tokenizer, save_tokenizer
+from training.tokenizer_stage import TokenizerStage
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    train: ImageData
+    held_out: ImageData
+    bad: BadImages
+    num_classes: int
+
+
+def plan(run: TokenizerRun, session: Session) -> None:
+    """Say what `train_tokenizer` would do; check data, memory and disk, and change nothing."""
+    _describe(run, _open(run), session)
+
+
+def train_tokenizer(run: TokenizerRun, session: Session) -> Path:
+    """Train in the session's folder, or go on there; return the tokenizer's directory.
+
+    Raises TrainingError if the folder, the data or the settings do not fit; see `Trainer.fit`.
+    """
+    pictures = _open(run)
+    claim(session.folder, to_yaml(run))
+    _describe(run, pictures, session)
+    tokenizer = starting_tokenizer(run).to(session.device)
+    stage = TokenizerStage(
+        tokenizer,
+        pictures.train,
+        pictures.held_out,
+        run.losses,
+        build_losses(run.losses, tokenizer),
+        run.training.held_out_batch,
+    )
+    try:
+        fit(session, stage, run.training, run.seed)
+    finally:
+        pictures.bad.keep(session.folder / BAD_IMAGES_FILE)
+    if pictures.bad.found:
+        listed = session.folder / BAD_IMAGES_FILE
+        session.say(f"{len(pictures.bad.found)} pictures could not be read: see {listed}")
+    directory = session.folder / MODEL_FOLDER
+    save_tokenizer(directory, tokenizer)
+    return directory
+
+
+def starting_tokenizer(run: TokenizerRun) -> Tokenizer:
+    """Return the tokenizer before its first step: another run's, or one with random weights."""
+    if run.start_from is None:
+        with seeded(run.seed, "tokenizer"):
+            tokenizer = Tokenizer(run.tokenizer)
+            initialise_tokenizer(tokenizer)
+        return tokenizer
+    tokenizer = load_tokenizer(run.start_from)
+    if tokenizer.config != run.tokenizer:
+        raise TrainingError(
+            f"start_from {run.start_from} is of another architecture, {tokenizer.config}, than "
+            f"this run, {run.tokenizer}"
+        )
+    tokenizer.requires_grad_(run.trained == "all")
+    tokenizer.decoder.requires_grad_(True)
+    if run.trained == "decoder":
+        tokenizer.quantizer.out_proj.requires_grad_(True)
+    return tokenizer
+
+
+def _open(run: TokenizerRun) -> _Pictures:
+    data, size = run.data, run.tokenizer.image_size
+    source, bad = open_source(data.path), BadImages()
+    train, held_out = stratified_split(
+        source.class_ids, data.held_out_share, data.max_held_out, data.split_seed
+    )
+    return _Pictures(
+        ImageData(
+            source,
+            train,
+            size,
+            crop=data.crop,
+            flip=data.flip,
+            num_threads=data.threads,
+            bad=bad,
+        ),
+        ImageData(source, held_out, size, num_threads=data.threads, bad=bad),
+        bad,
+        len(source.class_names),
+    )
+
+
+def _describe(run: TokenizerRun, pictures: _Pictures, session: Session) -> None:
+    num_train, num_steps, batch = (
+        len(pictures.train),
+        run.training.num_steps,
+        run.training.batch_size,
+    )
+    session.say(
+        f"tokenizer {run.name}: {run.tokenizer.image_size} px, {run.tokenizer.grid_size}² cells of "
+        f"{run.tokenizer.bits_per_latent} bits\n"
+        f"data: {run.data.path}, {num_train} pictures to train on, {len(pictures.held_out)} held "
+        f"out, {pictures.num_classes} classes\n"
+        f"training: {num_steps} steps of {batch} on {session.device}, "
+        f"{num_steps * batch / num_train:.1f} epochs"
+    )
+    check_room(session, estimate_tokenizer(run.tokenizer, run.training), run.training)
