@@ -168,6 +168,7 @@ export class Combobox {
   onClosedKey(key) {
     if (key === "ArrowDown" || key === "ArrowUp") this.open();
     else if (key === "Enter" && this.isPending) this.choosesFirst = true;
+    else if (key === "Escape" && this.input.value !== this.chosenText) this.close();
     else return false;
     return true;
   }

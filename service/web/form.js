@@ -208,8 +208,6 @@ export class SettingsForm {
       tell(/** @type {HTMLElement} */ (node), problem);
       const input = document.getElementById(field) ?? this.part(field, "input");
       input.setAttribute("aria-invalid", String(Boolean(problem)));
-      if (problem) input.setAttribute("aria-errormessage", node.id);
-      else input.removeAttribute("aria-errormessage");
     }
   }
 

@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from playwright.async_api import Browser, async_playwright
 
-from tests.browser.driver import CHROMIUM, FLAGS
-from tests.browser.servers import serving_digits
+pytest.register_assert_rewrite("tests.browser.driver")
+
+from tests.browser.driver import CHROMIUM, FLAGS  # noqa: E402 - what it asserts is explained
+from tests.browser.servers import serving_digits  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,6 +18,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         item.add_marker(pytest.mark.browser)
         item.add_marker(pytest.mark.anyio)
+        item.add_marker(pytest.mark.timeout(180))  # several processes, on a machine that is busy
         if CHROMIUM is None:
             item.add_marker(pytest.mark.skip("no Chromium here: apt install chromium"))
 
@@ -38,5 +41,5 @@ async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
 @pytest.fixture(scope="session")
 def digits() -> Iterator[str]:
     """The address of a real server with the bundled model."""
-    with serving_digits("--num-slots", "4") as url:
+    with serving_digits("--num-slots", "2", "--threads", "1") as url:
         yield url

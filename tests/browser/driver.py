@@ -3,6 +3,7 @@
 Playwright talks to a Chromium that is installed already; it downloads none.
 """
 
+import json
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -10,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.async_api import Browser, ConsoleMessage, Locator, Page, expect
+from playwright.async_api import Browser, ConsoleMessage, Locator, Page, Request, expect
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)  # fmt: skip
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update",
@@ -81,6 +83,12 @@ class Visit:
             self.complaints.append(message.text)
 
 
+def body_of(request: Request) -> dict[str, Any]:
+    """Return the JSON object that a request carried."""
+    body: dict[str, Any] = json.loads(request.post_data or "")
+    return body
+
+
 @asynccontextmanager
 async def visiting(
     browser: Browser,
@@ -110,5 +118,6 @@ async def visiting(
     finally:
         await context.close()
     allowed = tuple(f"the server responded with a status of {status}" for status in refusals)
-    assert [] == [c for c in visit.complaints if not any(part in c for part in allowed)]
+    unexpected = [c for c in visit.complaints if not any(part in c for part in allowed)]
+    assert [] == unexpected
     assert [] == visit.foreign

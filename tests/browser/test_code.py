@@ -1,4 +1,4 @@
-"""Facts of the code that the page gives away: it runs, and draws the image that stands beside it."""
+"""Facts of the code that the page gives away: it runs, and draws the image beside it."""
 
 import asyncio
 import importlib.util

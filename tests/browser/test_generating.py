@@ -1,4 +1,4 @@
-"""Facts of drawing images in the browser: what is shown while they come, and when they are there."""
+"""Facts of drawing images in the browser: what is shown while they come, and afterwards."""
 
 import asyncio
 import hashlib
@@ -8,7 +8,7 @@ import httpx
 from PIL import Image
 from playwright.async_api import Browser, expect
 
-from tests.browser.driver import PIXELS, Visit, visiting
+from tests.browser.driver import PIXELS, Visit, body_of, visiting
 from tests.service.fakes import FakeEngine
 from tests.service.harness import listening
 
@@ -23,7 +23,7 @@ RECORD = """() => {
     }
     const previews = document.querySelectorAll('#tiles img[alt$="drawn"]').length;
     window.seen.previews = Math.max(window.seen.previews, previews);
-  }).observe(document.querySelector("#stage"), { subtree: true, childList: true, characterData: true });
+  }).observe(document.querySelector("#stage"), { subtree: true, childList: true });
 }"""
 
 
@@ -145,7 +145,7 @@ async def test_settings_reach_the_server(browser: Browser) -> None:
         await visit.page.get_by_label("2 even rounds").click()
         async with visit.page.expect_request("**/v1/generations") as asked:
             await visit.generate()
-        body = (await asked.value).post_data_json
+        body = body_of(await asked.value)
         assert (7.5, 0, "random", [8, 8]) == tuple(
             body[name] for name in ("guidance_scale", "temperature", "order", "unmask_schedule")
         )

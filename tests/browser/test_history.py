@@ -67,9 +67,7 @@ async def test_a_history_that_somebody_spoilt_is_passed_over(browser: Browser) -
         await visit.generate()
         await expect(entries(visit)).to_have_count(1)
         spoil = """(text) => localStorage.setItem("bar-serve.history", text)"""
-        (good,) = json.loads(
-            await visit.page.evaluate("localStorage.getItem('bar-serve.history')")
-        )
+        (good,) = json.loads(await visit.page.evaluate("localStorage.getItem('bar-serve.history')"))
         foreign = {**good, "thumbnail": "https://example.org/x.png"}
         for text, count in [
             ("{", 0),
@@ -89,7 +87,8 @@ async def test_a_full_storage_forgets_the_oldest(browser: Browser) -> None:
     fill = """() => {
       const setItem = Storage.prototype.setItem;
       Storage.prototype.setItem = function (name, text) {
-        if (name.endsWith("history") && JSON.parse(text).length > 2) throw new DOMException("full", "QuotaExceededError");
+        const isTooLong = name.endsWith("history") && JSON.parse(text).length > 2;
+        if (isTooLong) throw new DOMException("full", "QuotaExceededError");
         setItem.call(this, name, text);
       };
     }"""
@@ -100,13 +99,15 @@ async def test_a_full_storage_forgets_the_oldest(browser: Browser) -> None:
         await visit.generate(3)
         await expect(visit["status"]).to_contain_text("3 images")
         await expect(entries(visit)).to_have_count(1)
-        await expect(entries(visit).first).to_have_attribute("aria-label", "seven, seed 1, guidance 2, temperature 2, raster order, rounds 4 4 4 4, digits")  # fmt: skip
+        name = "seven, seed 1, guidance 2, temperature 2, raster order, rounds 4 4 4 4, digits"
+        await expect(entries(visit).first).to_have_accessible_name(name)
 
 
 async def test_storage_that_is_forbidden_is_done_without(browser: Browser) -> None:
     """With storage blocked everything works but what would have been kept."""
     forbid = """for (const name of ["localStorage", "sessionStorage"]) {
-      Object.defineProperty(window, name, { get() { throw new DOMException("no", "SecurityError"); } });
+      const refuse = () => { throw new DOMException("no", "SecurityError"); };
+      Object.defineProperty(window, name, { get: refuse });
     }"""
     async with listening() as h, visiting(browser, str(h.client.base_url)) as visit:
         await visit.page.add_init_script(forbid)

@@ -111,7 +111,7 @@ async def test_what_would_fail_everywhere_stops_the_sweep(browser: Browser) -> N
         listening() as h,
         visiting(browser, str(h.client.base_url), refusals=[400]) as visit,
     ):
-        refusal = {"error": {"message": "no, never", "type": "invalid_request_error", "param": None, "code": "x"}}  # fmt: skip
+        refusal = {"error": {"message": "no, never", "param": None, "code": "x"}}
         await visit.page.route(
             "**/v1/generations", lambda route: route.fulfill(status=400, json=refusal)
         )
