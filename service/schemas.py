@@ -46,7 +46,7 @@ class GenerationRequest(BaseModel):
     class_ids: list[ClassIndex] | None = Field(
         None, min_length=1, description="Indices of several classes; num_images of each are made."
     )
-    num_images: int = Field(1, ge=1, description="Images, of each class.")
+    num_images: int = Field(1, ge=1, lt=2**31, description="Images, of each class.")
     seed: Seed | None = Field(
         None,
         description="Image i has seed (seed + i) mod 2^32. Drawn and returned if left out.",

@@ -45,8 +45,10 @@ def make_job(body: GenerationRequest, info: ModelInfo, settings: Settings, askin
 
     Raises: InvalidRequest names the field that is wrong.
     """
-    class_ids = [class_id for class_id in _class_ids(body, info) for _ in range(body.num_images)]
-    _check_count(body, len(class_ids), settings.max_images)
+    asked_ids = _class_ids(body, info)
+    # Before as many are listed: the number is the client's, and may be anything.
+    _check_count(body, len(asked_ids) * body.num_images, settings.max_images)
+    class_ids = [class_id for class_id in asked_ids for _ in range(body.num_images)]
     output_format = asking.output_format or body.output_format or "png"
     if asking.is_single:
         _check_is_single(len(class_ids), output_format)

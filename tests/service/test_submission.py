@@ -110,3 +110,11 @@ def test_an_idempotency_key_is_known_by_its_hash() -> None:
     assert key.key_hash == other.key_hash
     assert key.fingerprint != other.fingerprint
     assert idempotency_of(body, Asking()) is None
+
+
+def test_any_number_of_images_is_refused_in_no_time() -> None:
+    """Images are counted before they are listed: the largest number costs no memory."""
+    with pytest.raises(InvalidRequest, match=f"{4 * (2**31 - 1)} images are asked for"):
+        submitted(class_ids=[0, 1, 2, 3], num_images=2**31 - 1)
+    with pytest.raises(ValueError, match="less than 2147483648"):
+        submitted(class_id=0, num_images=10**4000)
