@@ -26,6 +26,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("service.commands.bench", "measure the engine, or a running service"),
     "train": ("training.commands.train", "train a tokenizer, a generator, or bar train digits"),
     "pretokenize": ("training.commands.pretokenize", "turn pictures into a generator's tokens"),
+    "finetune": ("training.commands.finetune", "new classes, or a new decoder, for a model"),
+    "sample": ("training.commands.sample", "draw a grid of images, or thousands for an evaluator"),
+    "export": ("training.commands.export", "make a model directory from a run"),
+    "push": ("training.commands.push", "upload a model directory to the hub"),
     "evaluate": ("training.commands.evaluate", "measure a model: bar evaluate digits"),
 }
 NO_TORCH = (

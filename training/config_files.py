@@ -31,19 +31,21 @@ PRESETS: Mapping[type[Section], Mapping[str, Section]] = {
 def build_run(
     kind: type[Run],
     *,
-    preset: str | None,
-    file: Path | None,
-    given: Values,
-    overrides: Sequence[str],
+    preset: str | None = None,
+    base: Values | None = None,
+    file: Path | None = None,
+    given: Values | None = None,
+    overrides: Sequence[str] = (),
 ) -> Run:
-    """Return the run of a preset, changed by a YAML file, by `given` values, then by `overrides`.
+    """Return the run of a preset, or of `base`, changed by a YAML file, by `given` values, then by
+    `overrides`.
 
     A file may name its own preset under `preset`. Raises TrainingError naming what is wrong.
     """
     from_file = {} if file is None else read_yaml(file, kind)
     name = from_file.pop("preset", preset) if preset is None else preset
-    values = {} if name is None else preset_values(kind, name)
-    for layer in (from_file, given):
+    values = (base or {}) if name is None else preset_values(kind, name)
+    for layer in (from_file, given or {}):
         values = merged(values, layer)
     for override in overrides:
         values = merged(values, parse_override(override))

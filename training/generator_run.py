@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model.checkpoint import save_model
+from model import zoo
+from model.checkpoint import load_model, save_model
 from model.class_labels import ClassLabels
 from model.generator import Generator
 from model.tokenizer import Tokenizer
 from training.config_files import to_yaml
 from training.data_path import open_source
 from training.errors import TrainingError
+from training.freezing import freeze
 from training.generator_stage import GeneratorStage
 from training.held_out import stratified_split
 from training.image_sources import ImageSource
@@ -30,6 +32,7 @@ from training.run_folder import MODEL_FOLDER, claim
 from training.run_stage import Session, check_room, fit, seeded
 from training.token_store import BAD, StoredTokens, TokenStore, is_store, open_store
 from training.tokenizer_files import fingerprint, load_tokenizer
+from training.transplant import plain, transplant
 
 TOKENS_FOLDER = "tokens"
 
@@ -44,24 +47,27 @@ class _Data:
     class_ids: NDArray[np.int64]
 
 
+def class_names(run: GeneratorRun) -> tuple[str, ...]:
+    """Return what the classes of the run's data are called."""
+    return _open(run).class_names
+
+
 def with_classes(run: GeneratorRun) -> GeneratorRun:
     """Return the run with as many classes as its data has."""
-    num_classes = len(_open(run).class_names)
-    return run.but(generator=replace(run.generator, num_classes=num_classes))
+    return run.but(generator=replace(run.generator, num_classes=len(class_names(run))))
 
 
 def plan(run: GeneratorRun, session: Session) -> None:
     """Say what `train_generator` would do; check data, memory and disk, and change nothing."""
-    _describe(run, _open(run), load_checked_tokenizer(run), session)
+    data = _open(run)
+    _describe(run, data, load_checked_tokenizer(run), session)
+    starting_generator(run, data.class_names, session)
 
 
-def train_generator(
-    run: GeneratorRun, session: Session, generator: Generator | None = None
-) -> Path:
+def train_generator(run: GeneratorRun, session: Session) -> Path:
     """Train in the session's folder, or go on there; return the directory of the finished model.
 
-    `generator` is where training starts; without it, weights are drawn from the run's seed. Raises
-    TrainingError if the folder, the data or the tokenizer do not fit; see `Trainer.fit`.
+    Raises TrainingError if the folder, the data or the tokenizer do not fit; see `Trainer.fit`.
     """
     data, tokenizer = _open(run), load_checked_tokenizer(run)
     claim(session.folder, to_yaml(run))
@@ -69,10 +75,7 @@ def train_generator(
     tokenizer = tokenizer.to(session.device)
     store = data.store or _pretokenized(run, data, tokenizer, session)
     _check_store(store, tokenizer, run)
-    if generator is None:
-        with seeded(run.seed, "generator"):
-            generator = Generator(run.generator, run.dropout)
-            initialise_generator(generator)
+    generator = starting_generator(run, data.class_names, session)
     stage = _stage(run, generator.to(session.device), tokenizer, store)
     fit(session, stage, run.training, run.seed)
     directory = session.folder / MODEL_FOLDER
@@ -87,6 +90,28 @@ def train_generator(
         source=f"trained by bar-serve on {run.data.path.name}",
     )
     return directory
+
+
+def starting_generator(run: GeneratorRun, names: Sequence[str], session: Session) -> Generator:
+    """Return the generator before its first step: another model's, or one with random weights."""
+    with seeded(run.seed, "generator"):
+        if run.start_from is None:
+            generator = Generator(run.generator, run.dropout)
+            initialise_generator(generator)
+        else:
+            info = zoo.resolve(run.start_from)
+            old_names = [label.name for label in info.class_labels]
+            donor, _ = load_model(info)
+            generator = transplant(donor, old_names, run.generator, names, run.dropout)
+            num_known = len(set(map(plain, names)) & set(map(plain, old_names)))
+            session.say(
+                f"from {info.name} {info.revision}: {num_known} of {len(names)} classes are "
+                "known to it by name"
+            )
+    if run.frozen:
+        trained, num_all = freeze(generator, run.frozen)
+        session.say(f"trained: {trained:,} of {num_all:,} parameters")
+    return generator
 
 
 def _stage(

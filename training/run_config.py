@@ -103,6 +103,8 @@ class GeneratorRun(GeneratorRecipe):
 
     data: DataConfig
     tokenizer: str  # where it is: a directory, a run's folder or a model's name
+    start_from: str | None = None  # a model to finetune; None starts from random weights
+    frozen: tuple[str, ...] = ()  # names of weights, with wildcards, that stay as they are
 
     def check_tokenizer(self, tokenizer: TokenizerConfig) -> None:
         """Raise ValueError unless the tokenizer makes what this generator draws."""

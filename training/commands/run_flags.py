@@ -34,6 +34,12 @@ def add_run_flags(parser: argparse.ArgumentParser, output: Path) -> None:
         help="a folder with a folder of pictures for each class, a .jsonl or .csv manifest, "
         "webdataset .tar, .parquet; for generators also tokens of `bar pretokenize`",
     )
+    add_set_flag(parser)
+    add_place_flags(parser, output)
+
+
+def add_set_flag(parser: argparse.ArgumentParser) -> None:
+    """Add what changes one setting."""
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -42,7 +48,6 @@ def add_run_flags(parser: argparse.ArgumentParser, output: Path) -> None:
         metavar="NAME=VALUE",
         help="change one setting, such as training.num_steps=2000; may be repeated",
     )
-    add_place_flags(parser, output)
 
 
 def add_place_flags(parser: argparse.ArgumentParser, output: Path) -> None:

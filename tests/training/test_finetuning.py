@@ -1,0 +1,189 @@
+"""From the bundled digits model to one of a user's classes, exported, sampled and pushed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model import zoo
+from model.checkpoint import load_model
+from tests.training.pictures_on_disk import picture_folder
+from training.commands import export, finetune, push, sample
+from training.push_run import prepare
+from training.push_run import push as push_to
+from training.run_checkpoints import read_checkpoint
+
+SHORT = [
+    "--set", "training.num_steps=2", "--set", "training.batch_size=4",
+    "--set", "training.checkpoint_every=1",
+    "--set", "training.optimiser.warmup_steps=1", "--set", "data.held_out_share=0.3",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write pictures of a class that the model knows and of one that it does not."""
+    return picture_folder(tmp_path_factory.mktemp("data") / "marks", {"seven": 5, "tick": 5})
+
+
+@pytest.fixture(scope="module")
+def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Finetune the bundled model for two steps, its blocks frozen."""
+    folder = tmp_path_factory.mktemp("runs") / "marks"
+    command = ["generator", "--model", "digits", "--data", str(pictures), "--output", str(folder)]
+    assert 0 == finetune.main([*command, *SHORT, "--freeze", "trunk"])
+    return folder
+
+
+def test_finetuned_model_has_the_users_classes(run: Path) -> None:
+    """New names, the old model's defaults, frozen weights untouched, the rest trained."""
+    info, base = zoo.resolve(run / "model"), zoo.resolve("digits")
+    assert ["seven", "tick"] == [label.name for label in info.class_labels]
+    assert base.sampling == info.sampling
+    ours, theirs = (load_model(each)[0].state_dict() for each in (info, base))
+    assert torch.equal(
+        ours["trunk.blocks.0.attn.qkv.weight"], theirs["trunk.blocks.0.attn.qkv.weight"]
+    )
+    assert not torch.equal(ours["head.bit_logits.weight"], theirs["head.bit_logits.weight"])
+    assert "frozen:\n- trunk\n" in (run / "run.yaml").read_text("utf-8")
+
+
+def test_dry_run_tells_what_is_known(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """How many classes are known by name, and how much is trained, without doing it."""
+    command = ["generator", "--model", "digits", "--data", str(pictures), *SHORT]
+    more = ["--output", str(tmp_path / "run"), "--freeze", "all-but-classes", "--dry-run"]
+    assert 0 == finetune.main([*command, *more])
+    said = capsys.readouterr().err
+    assert "1 of 2 classes are known" in said
+    assert "trained: 768 of" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_decoder_is_finetuned_alone(pictures: Path, tmp_path: Path) -> None:
+    """The result is the same model with another decoder: same generator, same encoder."""
+    command = ["decoder", "--model", "digits", "--data", str(pictures), *SHORT]
+    assert 0 == finetune.main([*command, "--output", str(tmp_path / "run")])
+    info = zoo.resolve(tmp_path / "run" / "model")
+    ours, theirs = (load_model(each, with_encoder=True) for each in (info, zoo.resolve("digits")))
+    assert all(
+        torch.equal(value, theirs[0].state_dict()[name])
+        for name, value in ours[0].state_dict().items()
+    )
+    changed = {
+        name.partition(".")[0]
+        for name, value in ours[1].state_dict().items()
+        if not torch.equal(value, theirs[1].state_dict()[name])
+    }
+    assert "decoder" in changed
+    assert "encoder" not in changed
+    assert 10 == len(info.class_labels)
+
+
+def test_any_checkpoint_can_be_exported(run: Path, tmp_path: Path) -> None:
+    """A step's weights, in half precision, under a new name, with new defaults, no encoder."""
+    command = [str(run), "--output", str(tmp_path / "model"), "--checkpoint", "1", "--name", "m"]
+    more = ["--dtype", "float16", "--no-encoder", "--guidance-scale", "3", "--temperature", "1"]
+    assert 0 == export.main([*command, *more, "--unmask-schedule", "12,12"])
+    info = zoo.resolve(tmp_path / "model")
+    assert ("m", 3.0, 1.0) == (info.name, info.sampling.guidance_scale, info.sampling.temperature)
+    assert (12, 12) == info.sampling.unmask_schedule
+    assert not info.has_encoder
+    state = read_checkpoint(run / "generator" / "checkpoints" / "step-00000001.pt")["average"]
+    ours = load_model(info)[0].state_dict()["head.bit_logits.weight"]
+    assert torch.equal(state["head.bit_logits.weight"].half().float(), ours)
+    assert "seven" in (tmp_path / "model" / "README.md").read_text("utf-8")
+
+
+def test_model_can_be_exported_again(run: Path, tmp_path: Path) -> None:
+    """A finished model keeps its card and gets other defaults; its revision stays."""
+    source = run / "model"
+    command = [str(source), "--output", str(tmp_path / "again"), "--temperature", "0.5"]
+    assert 0 == export.main(command)
+    ours, theirs = zoo.resolve(tmp_path / "again"), zoo.resolve(source)
+    assert theirs.revision == ours.revision
+    assert (0.5, theirs.sampling.temperature) == (ours.sampling.temperature, 2.0)
+    for name in ("README.md", "samples.png"):
+        assert (source / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--checkpoint", "99"], "has no checkpoint 99: best.pt, step-00000001.pt"),
+        (["--checkpoint", "newest"], "best, latest or a step, got 'newest'"),
+        (["--temperature", "11"], "temperature must be a number between 0 and 10, got 11"),
+        (["--unmask-schedule", "1,2"], "sums to 3, but this model has 24 bits"),
+    ],
+)
+def test_export_that_cannot_be_is_refused(
+    run: Path, tmp_path: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No such checkpoint, and settings out of range, are one line each."""
+    assert 1 == export.main([str(run), "--output", str(tmp_path / "model"), *more])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
+def test_samples_as_a_grid_and_for_evaluators(run: Path, tmp_path: Path) -> None:
+    """A grid has a column for each class; the npz has the same pixels, classes in turn."""
+    command = ["--model", str(run), "--per-class", "2", "--seed", "5", "--batch-size", "3"]
+    assert 0 == sample.main([*command, "--output", str(tmp_path / "s.png"), "--temperature", "1"])
+    assert 0 == sample.main([*command, "--output", str(tmp_path / "s.npz"), "--temperature", "1"])
+    with np.load(tmp_path / "s.npz") as arrays:
+        images = arrays["arr_0"]
+    assert ((4, 64, 64, 3), np.uint8) == (images.shape, images.dtype)
+    sheet = np.asarray(Image.open(tmp_path / "s.png").convert("RGB"))
+    assert np.array_equal(images[3], sheet[68 : 68 + 64, 68 : 68 + 64])
+
+
+def test_samples_of_chosen_classes(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Classes are asked for by name; an unknown one is answered with the nearest."""
+    output = ["--output", str(tmp_path / "s.npz"), "--per-class", "1"]
+    assert 0 == sample.main(["--model", str(run), "--class", "tick", *output])
+    assert "1 images of tick" in capsys.readouterr().out
+    assert 1 == sample.main(["--model", str(run), "--class", "tock", *output])
+    assert "nearest: 1 tick" in capsys.readouterr().err
+    assert 1 == sample.main(["--model", str(run), "--output", "s.gif"])
+
+
+class FakeHub:
+    """Keeps what it was asked to do."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+
+    def create_repo(self, repo_id: str, **more: Any) -> str:
+        self.calls.append(("create", {"repo_id": repo_id, **more}))
+        return f"https://hub/{repo_id}"
+
+    def upload_folder(self, **more: Any) -> None:
+        self.calls.append(("upload", more))
+
+
+def test_push_says_what_it_would_do(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --yes nothing is uploaded; files, sizes and privacy are told."""
+    assert 0 == push.main([str(run / "model"), "--repo", "me/marks"])
+    said = capsys.readouterr().out
+    assert "generator.safetensors" in said
+    assert "me/marks, private if new" in said
+    assert "nothing was uploaded" in said
+
+
+def test_push_is_private_and_names_the_revision(run: Path) -> None:
+    """A new repository is private unless asked otherwise; the commit says what it is."""
+    hub, upload = FakeHub(), prepare(run / "model")
+    assert "https://hub/me/marks" == push_to(upload, "me/marks", hub, is_public=False)
+    (_, created), (_, uploaded) = hub.calls
+    assert {"repo_id": "me/marks", "private": True, "exist_ok": True} == created
+    assert upload.info.revision in uploaded["commit_message"]
+    assert "config.json" in uploaded["allow_patterns"]
+    config = json.loads((run / "model" / "config.json").read_text("utf-8"))
+    assert config["revision"] == upload.info.revision

@@ -1,0 +1,108 @@
+"""`bar finetune`: a model that is there, on a user's pictures and with their classes by name.
+
+What makes it finetuning is where training starts and how gently it goes; both are settings of an
+ordinary run, laid out here. `generator` begins with the model's weights wherever they fit
+(`transplant.py`); `decoder` trains only what turns bits into pixels, so that the generator stays as
+it is. Either ends in a model directory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from model import zoo
+from model.checkpoint import load_model, save_model
+from training.config_files import build_run
+from training.generator_run import with_classes
+from training.run_config import GeneratorRun, TokenizerRun
+from training.run_folder import MODEL_FOLDER
+from training.run_stage import Session
+from training.tokenizer_files import load_tokenizer
+from training.tokenizer_run import train_tokenizer
+
+# What a few hundred to a few thousand pictures bear; --set changes any of it.
+TRAINING: dict[str, Any] = {
+    "num_steps": 1500,
+    "batch_size": 64,
+    "optimiser": {
+        "learning_rate": 5e-4,
+        "final_learning_rate": 1e-5,
+        "warmup_steps": 50,
+        "beta1": 0.9,
+        "beta2": 0.96,
+        "weight_decay": 0.03,
+        "max_grad_norm": 1.0,
+    },
+    "average_decay": 0.995,
+    "validate_every": 150,
+    "checkpoint_every": 150,
+    "held_out_batch": 256,
+}
+DECODER_FOLDER = "decoder"
+
+
+def generator_run(
+    model: str,
+    data: Path,
+    *,
+    tokenizer: str | None = None,
+    frozen: Sequence[str] = (),
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> GeneratorRun:
+    """Return the run that finetunes `model` on `data`, under the data's class names."""
+    info = zoo.resolve(model)
+    base = {
+        "name": f"{info.name}-{data.stem}",
+        "generator": info.generator.to_json(),
+        "sampling": info.sampling.to_json(),
+        "tokenizer": tokenizer or model,
+        "start_from": model,
+        "frozen": list(frozen),
+        "dropout": 0.1,
+        # The model knows raster order already; random orders would be learnt at its expense.
+        "masking": {"order_annealing": {"start": -1, "end": -1}},
+        "training": TRAINING,
+        "data": {"path": str(data), "flip": False},
+    }
+    return with_classes(build_run(GeneratorRun, base=base, file=file, overrides=overrides))
+
+
+def decoder_run(
+    model: str, data: Path, *, file: Path | None = None, overrides: Sequence[str] = ()
+) -> TokenizerRun:
+    """Return the run that trains the decoder of `model` on `data`."""
+    optimiser = {**TRAINING["optimiser"], "beta2": 0.999, "weight_decay": 0.0}
+    base = {
+        "name": f"{zoo.resolve(model).name}-{data.stem}",
+        "tokenizer": load_tokenizer(model).config.to_json(),
+        "training": {**TRAINING, "optimiser": optimiser},
+        "data": {"path": str(data), "crop": "centre", "flip": False},
+        "start_from": model,
+        "trained": "decoder",
+    }
+    return build_run(TokenizerRun, base=base, file=file, overrides=overrides)
+
+
+def finetune_decoder(run: TokenizerRun, model: str, session: Session) -> Path:
+    """Train the decoder; return the directory of the model that has it.
+
+    Raises what `train_tokenizer` raises.
+    """
+    info = zoo.resolve(model)
+    inner = replace(session, folder=session.folder / DECODER_FOLDER)
+    tokenizer = load_tokenizer(train_tokenizer(run, inner))
+    generator, _ = load_model(info)
+    directory = session.folder / MODEL_FOLDER
+    source = f"{info.name} {info.revision}, its decoder finetuned on {run.data.path.name}"
+    save_model(
+        directory,
+        generator,
+        tokenizer,
+        info.sampling,
+        info.class_labels,
+        name=run.name,
+        source=source,
+    )
+    return directory
