@@ -69,6 +69,8 @@ class Delivery:
         self._intake = intake
         self._job = job
         self._is_kept = is_kept
+        # By this process's own clock from now on, at the latest: who made the job may have another.
+        self._ends_at = time.monotonic() + job.timeout_s
 
     async def result(self, receive: Receive) -> KnownJob:
         """Wait until the job has succeeded, its time is up or its client has gone.
@@ -105,11 +107,12 @@ class Delivery:
                 async with self._until_end():
                     outcome, last = await self._follow(telling, emit, seen)
                 self._check_success(outcome)
+                known = await self._ended(outcome)
+                events = await asyncio.to_thread(telling.completed, known)
             except ServiceError as error:
                 await emit(("error", json.dumps(error.envelope()).encode()), "")
                 return error.status
-            known = await self._ended(outcome)
-            for event in await asyncio.to_thread(telling.completed, known):
+            for event in events:
                 await emit(event, self._event_id(telling, last))
             return 200
 
@@ -141,9 +144,8 @@ class Delivery:
         return str(seen) if telling.is_resumable else ""
 
     def _left_s(self) -> float:
-        """Time left to the job; an earlier request's may have begun long ago."""
-        left_s = self._job.created_at + self._job.timeout_s - time.time()
-        return min(max(left_s, 0.0), self._job.timeout_s)
+        """Time left to the job at most; one of an earlier request the queue ends before."""
+        return max(self._ends_at - time.monotonic(), 0.0)
 
     async def _expire(self) -> None:
         if phase := await self._queue.expire(self._job.id):

@@ -5,13 +5,17 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
 from service.jobs import JobState
-from tests.service.fakes import NUM_STEPS, FakeEngine
+from service.schemas import GenerationRequest
+from service.settings import Settings
+from service.submission import Asking, make_job
+from tests.service.fakes import NUM_STEPS, FakeEngine, fake_info
 from tests.service.harness import URL, Harness, error_of, expected_png
 from tests.service.routes.conftest import Services
 
@@ -20,6 +24,7 @@ pytestmark = pytest.mark.anyio
 ASYNC = {"prefer": "respond-async"}
 EVENTS = {"accept": "text/event-stream"}
 MINE = "order-2026-0001"
+SETTINGS = Settings.load({}, {})
 
 
 @asynccontextmanager
@@ -277,6 +282,24 @@ async def test_leaving_a_watched_stream_does_not_stop_it(services: Services) -> 
                 pass
         h.engine.gate.set()
         assert "succeeded" == (await ended(h, path))["status"]
+
+
+async def test_another_clock_takes_no_time_from_a_generation(services: Services) -> None:
+    """To follow a generation, or to ask for it again, ends it no earlier than the queue does: who
+    made it may have had another clock, or may have made it long ago and tried it again."""
+    async with held(services) as h:
+        body = {"class_id": 3}
+        asking = Asking(job_id=MINE, is_awaited=False)
+        made = make_job(GenerationRequest.model_validate(body), fake_info(), SETTINGS, asking)
+        await h.queue.admit(replace(made, created_at=made.created_at - 1e5), is_awaited=False)
+        following = asyncio.create_task(h.client.get(f"{URL}/{MINE}/events"))
+        again = asyncio.create_task(h.client.put(f"{URL}/{MINE}", json=body))
+        await h.until(lambda s: s.jobs_running == 1)
+        await asyncio.sleep(0.05)
+        assert 0 == (await h.queue.stats()).num_ended[JobState.EXPIRED]
+        h.engine.gate.set()
+        assert "event: completed" in (await following).text
+        assert "succeeded" == (await again).json()["status"]
 
 
 async def test_a_deadline_that_cannot_be_met_is_429(services: Services) -> None:
