@@ -111,3 +111,24 @@ async def test_a_restart_of_redis_only_puts_clients_off(tmp_path: Path) -> None:
                 await asyncio.sleep(0.1)
             end.set()
         assert all(m.process and m.process.poll() is None for m in stack.members.values())
+
+
+async def test_a_request_without_a_worker_is_what_wakes_one() -> None:
+    """With no worker requests are refused and told when to come again; the demand that autoscalers
+    read rises from nothing, and so they start the first."""
+    async with whole_stack(num_workers=0, num_apis=1) as stack:
+        await until_demand(stack, 0.0)
+        async with httpx.AsyncClient(base_url=stack.url) as client:
+            answer = await client.post("/v1/generations", json={"class_id": CLASS_ID})
+        assert (503, "not_ready") == (answer.status_code, answer.json()["error"]["code"])
+        assert float(answer.headers["retry-after"]) > 0
+        await until_demand(stack, 0.5)
+
+
+async def until_demand(stack: Stack, least: float) -> None:
+    """Wait until the recorded demand is known, and at least so much."""
+    while True:
+        demand = list((await stack.query("bar:images_wanted")).values())
+        if demand and demand[0] >= least:
+            return
+        await asyncio.sleep(0.2)

@@ -4,12 +4,16 @@ Kubernetes refuses or silently drops a field that it does not know; here every o
 """
 
 import copy
+import functools
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
+import kubernetes_validate.utils
 import pytest
+import yaml
 
 from tests.k8s.manifests import K8S, OVERLAYS, Manifest, Overlay, render
 
@@ -18,6 +22,10 @@ CUSTOM = {
     "keda.sh/v1alpha1": "cloudcoil.models.keda.v1alpha1",
     "monitoring.coreos.com/v1": "cloudcoil.models.prometheus_operator.v1",
 }
+# It reads a file of a megabyte for every manifest, over and over.
+kubernetes_validate.utils.schema_contents = functools.cache(
+    kubernetes_validate.utils.schema_contents
+)
 FOLDERS = [K8S / "base", *(K8S / "overlays" / name for name in OVERLAYS)]
 
 
@@ -63,6 +71,24 @@ def test_a_field_of_another_name_is_noticed(overlay: str, kind: str, path: tuple
     target[last] = 1
     with pytest.raises((kubernetes_validate.ValidationError, AssertionError)):
         check(manifest, NEWEST)
+
+
+def test_every_component_fits_on_top_of_an_installation(tmp_path: Path) -> None:
+    """Also what no overlay uses: each component can be added to the GPU overlay, and is valid."""
+    used = {path.name for path in (K8S / "components").iterdir()}
+    for name in used:
+        folder = tmp_path / name
+        folder.mkdir()
+        kustomization = {
+            "resources": [os.path.relpath(K8S / "overlays" / "gpu", folder)],
+            "components": [os.path.relpath(K8S / "components" / name, folder)],
+            "namespace": "bar-serve",
+        }
+        if name == "monitoring":  # which the overlay has already
+            kustomization["resources"] = [os.path.relpath(K8S / "base", folder)]
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization), "utf-8")
+        for manifest in render(folder):
+            check(manifest, NEWEST)
 
 
 def test_no_two_manifests_are_the_same_object() -> None:
