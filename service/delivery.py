@@ -83,7 +83,7 @@ class Delivery:
             if outcome is None:
                 await self._expire()
                 outcome = await self._queue.wait(self._job.id)
-        self._check_success(outcome)
+        self.check_success(outcome)
         return await self._ended(outcome)
 
     async def within(self, receive: Receive, wait_s: float) -> KnownJob:
@@ -106,7 +106,7 @@ class Delivery:
             try:
                 async with self._until_end():
                     outcome, last = await self._follow(telling, emit, seen)
-                self._check_success(outcome)
+                self.check_success(outcome)
                 known = await self._ended(outcome)
                 events = await asyncio.to_thread(telling.completed, known)
             except ServiceError as error:
@@ -170,7 +170,8 @@ class Delivery:
             can_return = self._is_kept or self._job.response_format == "url"
             await self._queue.forget(self._job.id, keeps_result=can_return)
 
-    def _check_success(self, outcome: JobOutcome) -> None:
+    def check_success(self, outcome: JobOutcome) -> None:
+        """Raise a ServiceError that says why there is no result, unless there is one."""
         if outcome.state is JobState.CANCELLED and self._intake.is_draining:
             raise shutting_down()
         result_of(self._job, outcome)

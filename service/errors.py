@@ -10,6 +10,7 @@
         ├── NotFound             404  no such route, model or generation
         ├── MethodNotAllowed     405  the route exists, with other methods
         ├── NotAcceptable        406  no representation that the Accept header asks for
+        ├── BodyTooSlow          408  the body did not arrive in time
         ├── Gone                 410  the generation was cancelled, or its result has expired
         ├── BodyTooLarge         413  counted as received
         ├── UnsupportedMediaType 415  the body is declared as something that the route does not read
@@ -109,6 +110,10 @@ class NotAcceptable(ServiceError):
     code = "not_acceptable"
 
 
+class BodyTooSlow(ServiceError):
+    code = "body_too_slow"
+
+
 class Gone(ServiceError):
     code = "gone"
 
@@ -172,6 +177,7 @@ STATUSES: dict[type[ServiceError], int] = {
     NotFound: 404,
     MethodNotAllowed: 405,
     NotAcceptable: 406,
+    BodyTooSlow: 408,
     Gone: 410,
     BodyTooLarge: 413,
     UnsupportedMediaType: 415,

@@ -5,6 +5,7 @@ clients that have left. It stands outside the application, so that answers to un
 carry their id too.
 """
 
+import asyncio
 import logging
 import math
 import secrets
@@ -15,11 +16,13 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs
-from service.errors import BodyTooLarge, GenerationFailed, ServiceError
+from service.errors import BodyTooLarge, BodyTooSlow, GenerationFailed, ServiceError
 from service.metrics import Metrics, endpoint_of, method_label
 from service.tracing import RequestTrace, Traces, read_traceparent
 
 logger = logging.getLogger("bar.http")
+
+BODY_S = 20.0  # for a body to arrive: whoever sends it slowly holds up a server that would stop
 
 NO_TRACES = Traces()
 
@@ -108,34 +111,41 @@ class Observation:
 
 
 class BodyLimit:
-    """Reads a request's body, at most `max_bytes` of it, before the application sees the request;
-    `max_bytes_of` are paths with a bound of their own.
+    """Reads a request's body, at most `max_bytes` of it and for `body_s` at most, before the
+    application sees the request; `max_bytes_of` are paths with a bound of their own.
 
     What counts is what arrives, whatever Content-Length says.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, max_bytes_of: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_bytes: int,
+        max_bytes_of: Mapping[str, int],
+        body_s: float = BODY_S,
+    ) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._max_bytes_of = max_bytes_of
+        self._body_s = body_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with its body in one piece, or answer 413."""
+        """Pass the request on with its body in one piece, or answer 408 or 413."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        max_bytes = self._max_bytes_of.get(scope["path"], self._max_bytes)
-        body = bytearray()
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > max_bytes:
-                await self._refuse(max_bytes, scope, receive, send)
-                return
+        try:
+            async with asyncio.timeout(self._body_s):
+                body = await self._read(scope, receive)
+        except TimeoutError:
+            error = BodyTooSlow(f"the body did not arrive within {self._body_s:g} seconds")
+            await self._refuse(error, scope, receive, send)
+            return
+        except BodyTooLarge as error:
+            await self._refuse(error, scope, receive, send)
+            return
+        if body is None:
+            return
         replayed = False
 
         async def receive_whole() -> Message:
@@ -143,12 +153,27 @@ class BodyLimit:
             if replayed:
                 return await receive()
             replayed = True
-            return {"type": "http.request", "body": bytes(body), "more_body": False}
+            return {"type": "http.request", "body": body, "more_body": False}
 
         await self._app(scope, receive_whole, send)
 
-    async def _refuse(self, max_bytes: int, scope: Scope, receive: Receive, send: Send) -> None:
-        error = BodyTooLarge(f"the body is larger than {max_bytes} bytes")
+    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
+        """Return the body; None if its client has gone. Raises: BodyTooLarge."""
+        max_bytes = self._max_bytes_of.get(scope["path"], self._max_bytes)
+        body, more = bytearray(), True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > max_bytes:
+                raise BodyTooLarge(f"the body is larger than {max_bytes} bytes")
+        return bytes(body)
+
+    async def _refuse(
+        self, error: ServiceError, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         response = error_response(error)
         response.headers["Connection"] = "close"  # the rest of the body is not read
         await response(scope, receive, send)

@@ -142,7 +142,7 @@ class RedisJobQueue:
     async def _view(self, job_id: str) -> JobView | None:
         """Return how the job is; None while the server is away. A lost job is submitted again."""
         awaited = self._awaited.get(job_id)
-        if self._is_closed and awaited:
+        if self._is_closed:
             return _closed_view()
         try:
             view = await self._reader.view(job_id, self._workers)
@@ -282,7 +282,7 @@ class RedisJobQueue:
         for job_id, awaited in self._awaited.items():
             if awaited.is_ours:
                 self._chores.add(self._scripts.cancel(job_id, JobState.CANCELLED))
-            self._watch.notify(job_id)
+        self._watch.notify_all()
 
 
 def _closed_view() -> JobView:

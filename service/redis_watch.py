@@ -52,6 +52,11 @@ class RedisWatch:
         for signal in self._signals.get(job_id, ()):
             signal.set()
 
+    def notify_all(self) -> None:
+        """Wake everybody who waits here."""
+        for job_id in self._signals:
+            self.notify(job_id)
+
     async def reconcile(self) -> None:
         """Look at all watched jobs, and wake those who wait for one that is not as it was.
 

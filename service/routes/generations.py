@@ -38,7 +38,7 @@ Responses = dict[int | str, dict[str, Any]]
 MADE: Responses = {
     200: {"content": {media_type: {} for media_type in OFFERED.values()}},
     202: {"model": Generation, "description": "Accepted; Location says where it is."},
-    **error_responses(400, 404, 406, 410, 413, 415, 422, 429, 500, 503, 504),
+    **error_responses(400, 404, 406, 408, 410, 413, 415, 422, 429, 500, 503, 504),
 }
 STOPPED: Responses = {
     202: {"model": Generation, "description": "It is stopped."},
@@ -161,7 +161,7 @@ class GenerationRoutes:
             return await _answer(await delivery.result(request.receive), answer, answering)
         known = await delivery.within(request.receive, min(preference.wait_s, job.timeout_s))
         if known.view.outcome:
-            result_of(job, known.view.outcome)
+            delivery.check_success(known.view.outcome)
             reply = await _answer(known, answer, answering)
         else:
             reply = await _answer(known, "json", answering, status=202)

@@ -55,7 +55,7 @@ class OpenAIImageRoutes:
             response_model=ImagesResponse,
             responses={
                 200: {"content": {EVENTS_TYPE: {}}},
-                **error_responses(400, 404, 410, 413, 415, 422, 429, 500, 503, 504),
+                **error_responses(400, 404, 408, 410, 413, 415, 422, 429, 500, 503, 504),
             },
         )(self.generate)
         return router

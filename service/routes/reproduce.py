@@ -41,7 +41,7 @@ class ReproductionRoutes:
             response_model=ReproducedGeneration,
             responses={
                 200: {"content": {PNG_TYPE: {}}, "headers": _HEADERS},
-                **error_responses(400, 404, 406, 413, 415, 429, 500, 503, 504),
+                **error_responses(400, 404, 406, 408, 413, 415, 429, 500, 503, 504),
             },
             openapi_extra={"requestBody": _BODY},
         )(self.reproduce)

@@ -1,10 +1,14 @@
 """Facts of what surrounds every request: ids, times, the metrics' labels, the body's bound."""
 
+import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 
 import pytest
+from starlette.types import Message
 
+from service.middleware import BodyLimit
 from tests.service.harness import URL, error_of, running
 
 pytestmark = pytest.mark.anyio
@@ -55,6 +59,29 @@ async def test_a_body_up_to_the_limit_is_read_and_one_byte_more_is_413() -> None
         assert (413, "body_too_large") == (reply.status_code, error_of(reply)["code"])
         assert "1024" in error_of(reply)["message"]
         assert "close" == reply.headers["connection"]
+
+
+async def test_a_body_that_does_not_arrive_is_408() -> None:
+    """Whoever begins a body and does not go on with it is answered, and cut off."""
+    begun: list[Message] = [{"type": "http.request", "body": b"{", "more_body": True}]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        while not begun:
+            await asyncio.sleep(60)
+        return begun.pop()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def never(*_: object) -> None:
+        raise AssertionError("the application sees no such request")
+
+    limit = BodyLimit(never, 1024, {}, body_s=0.01)
+    await limit({"type": "http", "path": URL}, receive, send)
+    start, content = sent
+    assert (408, True) == (start["status"], (b"connection", b"close") in start["headers"])
+    assert "body_too_slow" == json.loads(content["body"])["error"]["code"]
 
 
 async def test_a_body_is_counted_as_it_arrives() -> None:

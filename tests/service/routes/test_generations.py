@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -300,6 +301,25 @@ async def test_another_clock_takes_no_time_from_a_generation(services: Services)
         h.engine.gate.set()
         assert "event: completed" in (await following).text
         assert "succeeded" == (await again).json()["status"]
+
+
+async def test_everybody_who_waits_is_answered_when_the_server_stops(services: Services) -> None:
+    """When the grace time is over, who follows a generation, or would come back for it, is told."""
+    engine = FakeEngine(num_slots=1)
+    async with services.listening(engine, shutdown_grace_s=0.1) as h:
+        engine.gate.clear()
+        path = (await h.generate(ASYNC, class_id=1)).headers["location"]
+        polling = asyncio.create_task(h.client.get(path, params={"wait": 60}))
+        following = asyncio.create_task(h.client.get(f"{path}/events"))
+        waiting = asyncio.create_task(h.generate({"prefer": "wait=60"}, class_id=1))
+        await h.until(lambda s: s.num_accepted == 2)
+        await asyncio.sleep(0.05)
+        signal.raise_signal(signal.SIGTERM)
+        assert 200 == (await polling).status_code
+        assert '"draining"' in (await following).text
+        reply = await waiting
+        # Where the generation outlives the server, there is somewhere to come back to.
+        assert reply.status_code == 202 or error_of(reply)["code"] == "draining"
 
 
 async def test_a_deadline_that_cannot_be_met_is_429(services: Services) -> None:
