@@ -92,7 +92,7 @@ def _serve_alone(
 
 def _greet(infos: Sequence[ModelInfo], url: str) -> None:
     served = ", ".join(f"{info.name} (revision {info.revision})" for info in infos)
-    _say(f"bar-serve {__version__} · {served} · {url} · documentation {url}/docs")
+    _say(f"bar-serve {__version__} · {served} · playground {url} · documentation {url}/docs")
 
 
 @contextmanager

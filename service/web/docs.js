@@ -8,6 +8,9 @@ import { KeyDialog } from "./key_dialog.js";
 import { boundsOf, fieldsOf, kindOf } from "./schemas.js";
 import { tryIt } from "./try_it.js";
 
+/** Names of groups that are no words of their own. */
+const TITLES = new Map([["openai", "OpenAI"]]);
+
 /** @typedef {{method: string, path: string, operation: any, id: string}} Route */
 
 async function start() {
@@ -19,7 +22,7 @@ async function start() {
   const groups = groupsOf(api);
   for (const [name, routes] of groups) {
     byId("contents").append(
-      element("li", { className: "group" }, name),
+      element("li", { className: "group" }, TITLES.get(name) ?? name),
       ...routes.map(({ method, path, id }) => element("li", {}, element("a", { href: `#${id}` }, `${method.toUpperCase()} ${path}`))));
     byId("details").append(...routes.map((route) => routeSection(route, api)));
   }

@@ -2,6 +2,8 @@
  * Schemas of an OpenAPI document, in the words of a table.
  */
 
+const SUPERSCRIPT = "⁰¹²³⁴⁵⁶⁷⁸⁹";
+
 /** @typedef {any} Schema part of a JSON schema */
 
 /**
@@ -51,7 +53,20 @@ export function boundsOf(given, api) {
     ["≥ ", at.minimum], ["≤ ", at.maximum], ["> ", at.exclusiveMinimum], ["< ", at.exclusiveMaximum],
     ["default ", fallback === null || isEmpty(fallback) ? undefined : JSON.stringify(fallback)],
   ];
-  return bounds.filter(([, value]) => value !== undefined).map(([sign, value]) => sign + value).join(", ");
+  return bounds.filter(([, value]) => value !== undefined).map(([sign, value]) => sign + written(value)).join(", ");
+}
+
+/**
+ * Write a bound; one that comes of how numbers are stored is read more easily as a power of two.
+ * @param {number | string} value
+ */
+function written(value) {
+  if (typeof value !== "number" || value < 2 ** 16) return String(value);
+  for (const [offset, rest] of /** @type {[number, string][]} */ ([[0, ""], [1, " − 1"]])) {
+    const exponent = Math.log2(value + offset);
+    if (Number.isInteger(exponent)) return `2${[...String(exponent)].map((digit) => SUPERSCRIPT[Number(digit)]).join("")}${rest}`;
+  }
+  return String(value);
 }
 
 /** @param {any} value */

@@ -144,6 +144,41 @@ async def test_a_slow_answer_never_overtakes_a_later_one(
         await expect(option).to_contain_text("goose")
 
 
+async def test_another_model_brings_its_own_settings_and_classes(browser: Browser) -> None:
+    """Choosing a model takes over its defaults and bounds; its classes are listed, not the old."""
+    async with (
+        harness.listening() as h,
+        visiting(browser, str(h.client.base_url)) as visit,
+    ):
+        (card,) = (await h.client.get("/v1/models")).json()["data"]
+        own = {**card["defaults"], "guidance_scale": 5.5, "unmask_schedule": [2, 3]}
+        other = {**card, "id": "bar-x", "num_classes": 2, "bits_per_token": 5, "defaults": own}
+        names = [
+            {"class_id": i, "wordnet_id": None, "name": name, "names": [name]}
+            for i, name in enumerate(("ant", "bee"))
+        ]
+        await visit.page.route(
+            "**/v1/models", lambda route: route.fulfill(json={"data": [card, other]})
+        )
+        await visit.page.route(
+            "**/v1/classes?model=bar-x*", lambda route: route.fulfill(json={"data": names})
+        )
+        await visit.page.reload()
+        await visit.ready()
+        await visit["model"].select_option("bar-x")
+        await expect(visit["class_id"]).to_have_value("ant")
+        await expect(visit["guidance_scale"]).to_have_value("5.5")
+        await expect(visit["unmask_schedule"]).to_have_value("2, 3")
+        await expect(visit["model-facts"]).to_contain_text("bar-x")
+        await visit["class_id"].click()
+        await expect(visit["class-list"].get_by_role("option")).to_have_count(2)
+        await visit.page.keyboard.press("Escape")
+        assert '"model": "bar-x"' in await visit["snippet"].inner_text()
+        await visit["model"].select_option("digits")
+        await expect(visit["class_id"]).to_have_value("zero")
+        await visit.generate()
+
+
 async def test_a_random_class_is_one_of_the_model(browser: Browser) -> None:
     """The dice choose a class that exists, and the request has it."""
     async with (

@@ -138,6 +138,24 @@ async def test_a_link_opens_with_the_same_settings(browser: Browser) -> None:
             assert before == await visit.images.first.evaluate(PIXELS)
 
 
+async def test_an_image_of_a_model_that_is_gone_says_so(browser: Browser) -> None:
+    """An entry of a model that is not served any more changes nothing, and says why."""
+    forge = """() => {
+      const [entry] = JSON.parse(localStorage.getItem("bar-serve.history"));
+      entry.settings.model = "bar-x";
+      localStorage.setItem("bar-serve.history", JSON.stringify([entry]));
+    }"""
+    async with listening() as h, visiting(browser, str(h.client.base_url)) as visit:
+        await visit.generate()
+        await expect(entries(visit)).to_have_count(1)
+        await visit.page.evaluate(forge)
+        await visit.page.reload()
+        await visit.ready()
+        await entries(visit).first.click()
+        await expect(visit["failure"]).to_contain_text("The model bar-x is not served here.")
+        assert "digits" == await visit.value("model")
+
+
 async def test_a_link_to_a_model_that_is_not_here_takes_the_default(browser: Browser) -> None:
     """A model that is not served gives way to the first that is."""
     async with (
