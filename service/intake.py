@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from service.errors import Draining, Gone, NotReady, QueueFull, ServiceError
 from service.jobs import Job
 from service.metrics import Metrics
-from service.queue_policy import backlog_s
+from service.queue_policy import backlog_s, id_mismatch
 from service.schemas import GenerationRequest
 from service.served_models import ServedModel, ServedModels
 from service.settings import Settings
@@ -56,9 +56,10 @@ class Intake:
         with self._counting_refusals(served.info.name):
             job = make_job(body, served.info, self.settings, asking)
             self.check_not_draining()
-            await self.check_has_worker(served)
-            if body.timeout_s is not None:
-                await self._check_deadline(served, job)
+            if not await self._is_known(served, asking.job_id):
+                await self.check_has_worker(served)
+                if body.timeout_s is not None:
+                    await self._check_deadline(served, job)
             job_id = await served.queue.admit(
                 job, idempotency=idempotency_of(body, asking), is_awaited=asking.is_awaited
             )
@@ -68,6 +69,20 @@ class Intake:
         if known is None:  # it ended, was answered and forgotten in this moment
             raise Gone("the images were made, and are not kept any more", code="result_expired")
         return known.job
+
+    async def _is_known(self, served: ServedModel, job_id: str | None) -> bool:
+        """Say whether a client's own id stands for a job already: to attach to that takes no room.
+
+        Raises: IdempotencyMismatch if the job is of another model, whose queue knows nothing of it.
+        """
+        if job_id is None:
+            return False
+        for other in self.models:
+            if await other.queue.state(job_id) is not None:
+                if other is not served:
+                    raise id_mismatch()
+                return True
+        return False
 
     async def _check_deadline(self, served: ServedModel, job: Job) -> None:
         """Raise QueueFull if what waits already takes longer than the job may."""

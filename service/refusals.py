@@ -11,6 +11,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from service.errors import (
     GenerationFailed,
@@ -27,7 +29,16 @@ JSON_TYPE = "application/json"
 
 
 class JsonRoute(APIRoute):
-    """A route that reads a body only if it is declared as JSON."""
+    """A route that reads a body only if it is declared as JSON, and answers HEAD as GET, whose
+    content the server then leaves out."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Say whether the route is meant by a request."""
+        return super().matches(_as_get(scope))
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        await super().handle(_as_get(scope), receive, send)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the route's handler, behind a check of the content type if it has a body."""
@@ -44,6 +55,10 @@ class JsonRoute(APIRoute):
             return await handler(request)
 
         return handle_json
+
+
+def _as_get(scope: Scope) -> Scope:
+    return {**scope, "method": "GET"} if scope.get("method") == "HEAD" else scope
 
 
 def install(app: FastAPI) -> None:

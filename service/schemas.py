@@ -14,16 +14,17 @@ from service.jobs import OutputFormat, Priority, ResponseFormat
 
 MAX_METADATA_ENTRIES = 16
 MAX_PARTIAL_IMAGES = 3
+MAX_ROUNDS = 1024  # of a schedule; the published models reveal at most 256 bits in one step
 
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
-Bits = Annotated[int, Field(ge=1)]
+Bits = Annotated[int, Field(ge=1, lt=2**31)]
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
 ClassIndex = Annotated[int, Field(ge=0, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 GuidanceScale = Annotated[float, Field(ge=1, le=MAX_GUIDANCE_SCALE)]
 Temperature = Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)]
-UnmaskSchedule = Annotated[list[Bits], Field(min_length=1)]
+UnmaskSchedule = Annotated[list[Bits], Field(min_length=1, max_length=MAX_ROUNDS)]
 Compression = Annotated[int, Field(ge=0, le=100)]
 PartialImages = Annotated[int, Field(ge=0, le=MAX_PARTIAL_IMAGES)]
 

@@ -49,7 +49,7 @@ def make_job(body: GenerationRequest, info: ModelInfo, settings: Settings, askin
     # Before as many are listed: the number is the client's, and may be anything.
     _check_count(body, len(asked_ids) * body.num_images, settings.max_images)
     class_ids = [class_id for class_id in asked_ids for _ in range(body.num_images)]
-    output_format = asking.output_format or body.output_format or "png"
+    output_format = _output_format(body, asking)
     if asking.is_single:
         _check_is_single(len(class_ids), output_format)
     sampling = _sampling(body, info)
@@ -86,9 +86,13 @@ def idempotency_of(body: GenerationRequest, asking: Asking) -> IdempotencyKey | 
 
 
 def fingerprint(body: GenerationRequest, asking: Asking) -> str:
-    """Return what only the same request has again."""
-    said = body.model_dump_json(exclude_defaults=True)
-    return hashlib.sha256(f"{asking.output_format} {said}".encode()).hexdigest()
+    """Return what only the same request has again, whichever header or field says it."""
+    said = body.model_dump_json(exclude_defaults=True, exclude={"output_format"})
+    return hashlib.sha256(f"{_output_format(body, asking)} {said}".encode()).hexdigest()
+
+
+def _output_format(body: GenerationRequest, asking: Asking) -> OutputFormat:
+    return asking.output_format or body.output_format or "png"
 
 
 def _drawn_seed(asking: Asking) -> int:

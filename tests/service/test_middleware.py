@@ -67,8 +67,8 @@ async def test_a_body_that_does_not_arrive_is_408() -> None:
     sent: list[Message] = []
 
     async def receive() -> Message:
-        while not begun:
-            await asyncio.sleep(60)
+        if not begun:
+            await asyncio.Event().wait()
         return begun.pop()
 
     async def send(message: Message) -> None:

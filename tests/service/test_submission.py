@@ -118,3 +118,9 @@ def test_any_number_of_images_is_refused_in_no_time() -> None:
         submitted(class_ids=[0, 1, 2, 3], num_images=2**31 - 1)
     with pytest.raises(ValueError, match="less than 2147483648"):
         submitted(class_id=0, num_images=10**4000)
+
+
+def test_a_schedule_has_a_bounded_length() -> None:
+    """A refusal repeats the schedule: so there is a longest one."""
+    with pytest.raises(ValueError, match="at most 1024"):
+        submitted(class_id=0, unmask_schedule=[1] * 1025)

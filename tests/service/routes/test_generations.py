@@ -164,6 +164,31 @@ async def test_put_makes_a_generation_once(services: Services) -> None:
         assert 1 == (await h.queue.stats()).num_accepted
 
 
+async def test_a_repeated_request_may_ask_for_another_form_of_the_same(services: Services) -> None:
+    """The Accept header chooses an answer, not other images; another format is another request."""
+    async with services.running() as h:
+        path, body = f"{URL}/{MINE}", {"class_id": 3, "seed": 5}
+        assert 200 == (await h.client.put(path, json=body)).status_code
+        raw = await h.client.put(path, json=body, headers={"accept": "image/png"})
+        assert expected_png(3, 5) == raw.content
+        other = await h.client.put(path, json=body, headers={"accept": "image/webp"})
+        assert 422 == other.status_code
+
+
+async def test_head_says_what_get_would(services: Services) -> None:
+    """Whoever asks for headers alone, as load balancers do, gets the same ones."""
+    async with services.listening() as h:
+        path = (await h.generate(ASYNC, class_id=1)).headers["location"]
+        await ended(h, path)
+        for asked in ("/livez", "/readyz", "/v1/models", path, f"{path}/content"):
+            told = [await h.client.request(method, asked) for method in ("GET", "HEAD")]
+            assert [200, 200] == [reply.status_code for reply in told]
+            assert b"" == told[1].content
+            lengths = {reply.headers["content-length"] for reply in told}
+            assert 1 == len(lengths)
+        assert 405 == (await h.client.head("/v1/images/generations")).status_code
+
+
 @pytest.mark.parametrize("job_id", ["short", "has space in it", "x" * 65, "semi;colon;;"])
 async def test_an_id_has_a_pattern(services: Services, job_id: str) -> None:
     """An id of other characters, too short or too long, is refused; nothing is found under it."""
