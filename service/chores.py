@@ -10,6 +10,7 @@ from service.errors import QueueUnavailable
 logger = logging.getLogger("bar.queue")
 
 ENDING_S = 2.0
+AGAIN_S = 0.2
 
 
 class Chores:
@@ -37,10 +38,17 @@ async def each_interval(seconds: float, call: Callable[[], Awaitable[object]]) -
 
 
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel tasks and wait until they have ended; raise what ended one before."""
+    """Cancel tasks and wait until they have ended; raise what ended one before.
+
+    A library may take a cancellation for a time-out that comes at the same moment, or for a broken
+    connection, and its caller goes on: whoever has not ended soon is cancelled again.
+    """
     tasks = list(tasks)
-    for task in tasks:
-        task.cancel()
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=AGAIN_S)
     for ended in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(ended, Exception):
             raise ended
