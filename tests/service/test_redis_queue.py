@@ -276,7 +276,6 @@ async def test_cuts_and_delays_are_survived(redis_server: RedisServer) -> None:
         async def serve() -> None:
             while not stop.is_set():
                 await work.revoked([])  # as workers do: what was lost meanwhile is dropped first
-                await work.revoked([])  # as a worker does, which may have lost some
                 for claim in await work.claim(4):
                     await work.complete(claim, RESULT)
                 await asyncio.sleep(0.001)
