@@ -162,8 +162,11 @@ def path_of(job: Job) -> str:
 
 def _timings(known: KnownJob, result: JobResult) -> Timings:
     timings = result.timings
-    stages = timings.queue_s + timings.generation_s + timings.decode_s
-    total_s = known.ended_at - known.job.created_at if known.ended_at else stages
+    total_s = timings.queue_s + timings.generation_s + timings.decode_s
+    if known.ended_at and known.started_at:  # both by the queue's clock; an API may have another
+        total_s = timings.queue_s + known.ended_at - known.started_at
+    elif known.ended_at:
+        total_s = known.ended_at - known.job.created_at
     return Timings(
         queue_s=round(timings.queue_s, 6),
         generation_s=round(timings.generation_s, 6),

@@ -38,6 +38,7 @@ SAME_FIELDS = (
     "model", "seed", "guidance_scale", "temperature", "unmask_schedule", "order", "output_format",
     "output_compression", "response_format", "partial_images", "priority", "timeout_s",
 )  # fmt: skip
+OTHER_NAMES = {"class": "prompt", "num_images": "n"}
 
 
 class OpenAIImageRoutes:
@@ -76,8 +77,7 @@ class OpenAIImageRoutes:
         try:
             job = await self._intake.submit(served, _translate(body), asking)
         except InvalidRequest as error:
-            if error.param == "class":
-                error.param = "prompt"
+            error.param = OTHER_NAMES.get(error.param or "", error.param)
             raise
         delivery = Delivery(served, self._intake, job, is_kept=idempotency_key is not None)
         telling = _Telling(Answering(served.info, base_url_of(request, self._intake.settings)))

@@ -137,6 +137,14 @@ async def test_a_wrong_request_is_the_clients_typed_error(
         assert "invalid_request_error" == caught.value.type
 
 
+async def test_too_many_images_are_n_to_these_clients() -> None:
+    """A bound of this server's is told with the name that the client knows."""
+    async with asking(max_images=3) as (_, client):
+        with pytest.raises(openai.BadRequestError) as caught:
+            await client.images.generate(prompt="4", n=4)
+        assert "n" == caught.value.param
+
+
 async def test_an_unknown_field_is_answered_with_those_of_this_route() -> None:
     """Each route tells its own fields."""
     async with running() as h:
