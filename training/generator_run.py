@@ -70,25 +70,29 @@ def train_generator(run: GeneratorRun, session: Session) -> Path:
     Raises TrainingError if the folder, the data or the tokenizer do not fit; see `Trainer.fit`.
     """
     data, tokenizer = _open(run), load_checked_tokenizer(run)
-    claim(session.folder, to_yaml(run))
+    with session.main_first() as is_main:
+        if is_main:
+            claim(session.folder, to_yaml(run))
     _describe(run, data, tokenizer, session)
     tokenizer = tokenizer.to(session.device)
-    store = data.store or _pretokenized(run, data, tokenizer, session)
+    with session.main_first():  # the others find it whole
+        store = data.store or _pretokenized(run, data, tokenizer, session)
     _check_store(store, tokenizer, run)
     generator = starting_generator(run, data.class_names, session)
     stage = _stage(run, generator.to(session.device), tokenizer, store)
     fit(session, stage, run.training, run.seed)
     directory = session.folder / MODEL_FOLDER
-    save_model(
-        directory,
-        generator,
-        tokenizer,
-        run.sampling,
-        class_labels(data.class_names),
-        name=run.name,
-        extra_files=card_files(run, session.folder / stage.name, data.class_names),
-        source=f"trained by bar-serve on {run.data.path.name}",
-    )
+    if session.processes.is_main:
+        save_model(
+            directory,
+            generator,
+            tokenizer,
+            run.sampling,
+            class_labels(data.class_names),
+            name=run.name,
+            extra_files=card_files(run, session.folder / stage.name, data.class_names),
+            source=f"trained by bar-serve on {run.data.path.name}",
+        )
     return directory
 
 

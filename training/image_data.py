@@ -120,12 +120,12 @@ class ImageData:
 
     def fetch(self, indices: Tensor, seed: int) -> Tensor:
         """Return pixels (B, 3, size, size). Raises TrainingError if no picture can be read."""
-        positions = list(enumerate(indices.tolist()))
-        read = self._threads.map(lambda at: self._read(at[0], at[1], seed), positions)
+        read = self._threads.map(lambda index: self._read(index, seed), indices.tolist())
         return torch.stack(list(read))
 
-    def _read(self, place: int, index: int, seed: int) -> Tensor:
-        generator = np.random.default_rng((seed, place))
+    def _read(self, index: int, seed: int) -> Tensor:
+        # Of the picture, not of its place in the batch: processes share a batch in parts.
+        generator = np.random.default_rng((seed, index))
         for offset in range(len(self.chosen)):
             chosen = self.chosen[(index + offset) % len(self.chosen)]
             try:

@@ -18,9 +18,10 @@ from training.errors import TrainingError
 from training.memory_estimate import MemoryEstimate, available_bytes, gigabytes
 from training.metrics_log import MetricsLog
 from training.pictures import save_curves
+from training.processes import Processes
 from training.progress import Progress, format_duration
 from training.randomness import derive_seed
-from training.trainer import METRICS_FILE, Stage, Trainer, TrainerConfig
+from training.trainer import ALONE, METRICS_FILE, Stage, Trainer, TrainerConfig
 
 CURVES_FILE = "curves.png"
 
@@ -33,6 +34,16 @@ class Session:
     stream: TextIO
     device: torch.device
     should_stop: Callable[[], bool] = lambda: False
+    processes: Processes = ALONE
+
+    @contextmanager
+    def main_first(self) -> Iterator[bool]:
+        """Say whether this process is the main one; the others wait until it has left."""
+        if not self.processes.is_main:
+            self.processes.wait()
+        yield self.processes.is_main
+        if self.processes.is_main:
+            self.processes.wait()
 
     def say(self, text: str) -> None:
         print(text, file=self.stream, flush=True)
@@ -101,9 +112,12 @@ def fit(session: Session, stage: Stage, config: TrainerConfig, seed: int) -> Non
         partial(Progress, stage.name, num_steps=config.num_steps, stream=session.stream),
         seed=seed,
         should_stop=session.should_stop,
+        processes=session.processes,
     )
     first_step = trainer.step
     trainer.fit()
+    if not session.processes.is_main:
+        return
     rows = MetricsLog(session.folder / stage.name / METRICS_FILE).read()
     save_curves(session.folder / CURVES_FILE, {stage.name: rows})
     took_s = trainer.elapsed_s

@@ -169,8 +169,9 @@ class StoredTokens:
     def fetch(self, indices: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         images = self.chosen[indices.numpy()]
         num_views = self.store.index.num_views if self.flip else 1
-        views = np.random.default_rng(seed).integers(num_views, size=len(images))
-        tokens = cells_to_tokens(self.store.cells(images, views), self.patch_size)
+        # One for each image there is, so that a part of a batch varies as it would in the whole.
+        views = np.random.default_rng(seed).integers(num_views, size=len(self.chosen))
+        tokens = cells_to_tokens(self.store.cells(images, views[indices.numpy()]), self.patch_size)
         return tokens, torch.from_numpy(self.store.class_ids[images])
 
 

@@ -42,7 +42,9 @@ def train_tokenizer(run: TokenizerRun, session: Session) -> Path:
     Raises TrainingError if the folder, the data or the settings do not fit; see `Trainer.fit`.
     """
     pictures = _open(run)
-    claim(session.folder, to_yaml(run))
+    with session.main_first() as is_main:
+        if is_main:
+            claim(session.folder, to_yaml(run))
     _describe(run, pictures, session)
     tokenizer = starting_tokenizer(run).to(session.device)
     stage = TokenizerStage(
@@ -56,12 +58,15 @@ def train_tokenizer(run: TokenizerRun, session: Session) -> Path:
     try:
         fit(session, stage, run.training, run.seed)
     finally:
-        pictures.bad.keep(session.folder / BAD_IMAGES_FILE)
+        if session.processes.is_main:
+            pictures.bad.keep(session.folder / BAD_IMAGES_FILE)
     if pictures.bad.found:
         listed = session.folder / BAD_IMAGES_FILE
         session.say(f"{len(pictures.bad.found)} pictures could not be read: see {listed}")
     directory = session.folder / MODEL_FOLDER
-    save_tokenizer(directory, tokenizer)
+    with session.main_first() as is_main:
+        if is_main:
+            save_tokenizer(directory, tokenizer)
     return directory
 
 

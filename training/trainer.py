@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -23,6 +23,7 @@ from training.metrics_log import MetricsLog
 from training.mixed_precision import Precision, autocast
 from training.optimiser import OptimiserConfig, build_optimiser
 from training.prefetch import Examples, Prefetch
+from training.processes import OneProcess, Processes
 from training.progress import Progress
 from training.randomness import batch_indices, derive_seed
 from training.run_checkpoints import RunCheckpoints, read_checkpoint
@@ -32,6 +33,7 @@ from training.weight_average import WeightAverage
 Metrics = dict[str, float]
 
 METRICS_FILE = "metrics.jsonl"
+ALONE = OneProcess()
 
 
 class TrainerConfig(Section):
@@ -92,6 +94,17 @@ class Stage(Protocol):
         """Write a picture of what `model` can do to `path`."""
 
 
+class StageLoss(nn.Module):
+    """A stage's loss as a module, whose gradients can be averaged over processes."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.model, self._stage = stage.model, stage
+
+    def forward(self, examples: Examples, step: int) -> tuple[Tensor, Metrics]:
+        return self._stage.loss(examples, step)
+
+
 class Trainer:
     """Trains one stage in a folder of its own, from its newest checkpoint if it has one."""
 
@@ -104,9 +117,16 @@ class Trainer:
         *,
         seed: int,
         should_stop: Callable[[], bool] = lambda: False,
+        processes: Processes = ALONE,
     ) -> None:
         self.stage, self.config, self.folder, self.seed = stage, config, folder, seed
-        self.should_stop = should_stop
+        self.should_stop, self.processes = should_stop, processes
+        self.num_parts = config.micro_batches * processes.count
+        if config.batch_size % self.num_parts:
+            raise TrainingError(
+                f"a batch of {config.batch_size} cannot be shared by {processes.count} processes "
+                f"in {config.micro_batches} parts each: choose a multiple of {self.num_parts}"
+            )
         self.optimiser = build_optimiser(stage.model, config.optimiser)
         decay = config.average_decay
         self.average = None if decay is None else WeightAverage(stage.model, decay)
@@ -115,6 +135,7 @@ class Trainer:
         self.step = 0
         self.best = math.inf
         self._resume()
+        self._joined = processes.joined(StageLoss(stage))
         self.progress = progress(self.step)
         self.started_s = time.monotonic()
         self.waited_s = 0.0  # for data
@@ -133,13 +154,15 @@ class Trainer:
                 metrics = self._train_step(prefetch.take(self.step))
                 self._after_step(metrics)
                 self.waited_s = prefetch.waited_s
+        self.processes.wait()
         best = read_checkpoint(self.checkpoints.best)
         self.stage.model.load_state_dict(best["model"])
         self.stage.model.eval()
 
     def _fetch(self, step: int) -> Examples:
         batch = batch_indices(self.seed, step, self.stage.num_examples, self.config.batch_size)
-        return self.stage.fetch(batch, derive_seed(self.seed, "variety", step))
+        mine = batch.chunk(self.processes.count)[self.processes.rank]
+        return self.stage.fetch(mine, derive_seed(self.seed, "variety", step))
 
     def _train_step(self, examples: Examples) -> Metrics:
         config, model = self.config, self.stage.model
@@ -165,15 +188,20 @@ class Trainer:
     def _accumulate(self, examples: Examples) -> tuple[float, Metrics]:
         """Add up the gradients of the batch's parts, and return the means of what they say."""
         num_parts, means = self.config.micro_batches, dict[str, float]()
+        first = num_parts * self.processes.rank
         parts = zip(*(tensor.chunk(num_parts) for tensor in examples), strict=True)
-        for index, part in enumerate(parts):
+        for index, part in enumerate(parts, start=first):
+            is_last = index == first + num_parts - 1
             purpose: list[str | int] = [self.stage.name, self.step, *([index] if index else [])]
             torch.manual_seed(derive_seed(self.seed, *purpose))
-            with self._autocast():
-                loss, metrics = self.stage.loss(part, self.step)
-            (loss / num_parts).backward()
+            held_back = nullcontext() if is_last else self.processes.held_back(self._joined)
+            with held_back:
+                with self._autocast():
+                    loss, metrics = self._joined(part, self.step)
+                (loss / num_parts).backward()
             for name, value in {"loss": loss.item(), **metrics}.items():
                 means[name] = means.get(name, 0.0) + value / num_parts
+        means = self.processes.mean(means)
         return means.pop("loss"), means
 
     def _autocast(self) -> AbstractContextManager[None]:
@@ -196,7 +224,7 @@ class Trainer:
         self.progress.show(self.step, {"loss": metrics["loss"]})
         if self.step % config.validate_every == 0 or is_last:
             self._validate()
-        stopping = self.should_stop() and not is_last
+        stopping = self.processes.any(self.should_stop()) and not is_last
         if self.step % config.checkpoint_every == 0 or is_last or stopping:
             self._save()
         if stopping:
@@ -211,6 +239,8 @@ class Trainer:
         return self.stage.model if self.average is None else self.average.module
 
     def _validate(self) -> None:
+        if not self.processes.is_main:
+            return
         model = self.evaluated.eval()
         torch.manual_seed(derive_seed(self.seed, self.stage.name, "held-out"))
         with torch.no_grad(), self._autocast():
@@ -231,10 +261,14 @@ class Trainer:
         return time.monotonic() - self.started_s
 
     def _log(self, split: str, metrics: Metrics) -> None:
+        if not self.processes.is_main:
+            return
         elapsed_s = round(self.elapsed_s, 3)
         self.log.append({"step": self.step, "split": split, **metrics, "elapsed_s": elapsed_s})
 
     def _save(self) -> None:
+        if not self.processes.is_main:
+            return
         state: dict[str, Any] = {
             "settings": self._settings(),
             "step": self.step,
@@ -250,7 +284,7 @@ class Trainer:
     def _resume(self) -> None:
         path = self.checkpoints.latest()
         if path is None:
-            self.log.forget_after(-1)
+            self._forget_after(-1)
             return
         state = read_checkpoint(path)
         if state["settings"] != self._settings():
@@ -264,7 +298,11 @@ class Trainer:
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
             self.average.num_updates = state["num_averaged"]
-        self.log.forget_after(self.step)
+        self._forget_after(self.step)
+
+    def _forget_after(self, step: int) -> None:
+        if self.processes.is_main:
+            self.log.forget_after(step)
 
     def _settings(self) -> str:
         return json.dumps({"seed": self.seed, **self.config.to_json()}, sort_keys=True)

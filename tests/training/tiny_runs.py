@@ -25,10 +25,11 @@ from training.order_annealing import OrderAnnealing
 from training.pixel_data import HeldPixels
 from training.prefetch import Examples
 from training.pretokenize import TokenizedImages
+from training.processes import Processes
 from training.progress import Progress
 from training.tokenizer_loss import TokenizerLossWeights
 from training.tokenizer_stage import TokenizerStage
-from training.trainer import Stage, Trainer, TrainerConfig
+from training.trainer import ALONE, Stage, Trainer, TrainerConfig
 
 NUM_STEPS = 12
 SAMPLING = SamplingConfig(guidance_scale=2.0, temperature=1.0, unmask_schedule=(2, 2))
@@ -96,11 +97,14 @@ def make_trainer(
     folder: Path,
     config: TrainerConfig | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    processes: Processes = ALONE,
 ) -> Trainer:
     """Build a trainer that keeps its progress to itself."""
     config = config or trainer_config()
     progress = partial(Progress, stage.name, num_steps=config.num_steps, stream=io.StringIO())
-    return Trainer(stage, config, folder, progress, seed=7, should_stop=should_stop)
+    return Trainer(
+        stage, config, folder, progress, seed=7, should_stop=should_stop, processes=processes
+    )
 
 
 class Dying(GeneratorStage):

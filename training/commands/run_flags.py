@@ -4,11 +4,12 @@ Imports neither torch nor the extra at the top, so that `--help` waits for nothi
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from training.errors import TrainingError, TrainingStopped
 
@@ -88,17 +89,28 @@ def build(kind: "type[Run]", arguments: argparse.Namespace, given: dict[str, Any
 @contextmanager
 def session_of(arguments: argparse.Namespace) -> Iterator["Session"]:
     """Yield where the run happens; SIGTERM and Ctrl-C ask it to save and stop."""
-    from training.run_stage import Session, choose_device  # noqa: PLC0415  after --help
+    from training.processes import find_processes  # noqa: PLC0415  after --help
+    from training.run_stage import Session, choose_device  # noqa: PLC0415
     from training.stop_signal import StopSignal  # noqa: PLC0415
 
-    device = choose_device(getattr(arguments, "device", "cpu"))
-    with StopSignal() as stop:
+    name = getattr(arguments, "device", "cpu")
+    processes = find_processes(name)
+    with (
+        StopSignal() as stop,
+        nullcontext(sys.stderr) if processes.is_main else open_nowhere() as stream,
+    ):
         yield Session(
             folder=arguments.output,
-            stream=sys.stderr,
-            device=device,
+            stream=stream,
+            device=processes.device or choose_device(name),
             should_stop=lambda: stop.requested,
+            processes=processes,
         )
+
+
+def open_nowhere() -> TextIO:
+    """Return a stream for what only the main process should say."""
+    return Path(os.devnull).open("w", encoding="utf-8")
 
 
 def ended(command: str, work: Callable[[], None]) -> int:

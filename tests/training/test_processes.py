@@ -1,0 +1,85 @@
+"""Two processes that train one model, over gloo on this machine's loopback."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.test_trainer import assert_same, final_state, rows
+from tests.training.tiny_runs import generator_stage, make_trainer, trainer_config
+from training.errors import TrainingError
+from training.processes import OneProcess, find_processes
+
+ROOT = Path(__file__).parents[2]
+
+
+def two_processes(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """Train the tiny generator on two processes."""
+    pytest.importorskip("accelerate", reason="pip install 'bar-serve[train]'")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+        "--master-addr", "127.0.0.1", "--master-port", str(port),
+        str(ROOT / "tests/training/tiny_processes.py"), str(folder), *more,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train on one process that takes each batch in two parts."""
+    folder = tmp_path_factory.mktemp("alone")
+    torch.set_num_threads(1)
+    make_trainer(generator_stage(), folder, trainer_config().but(micro_batches=2)).fit()
+    return folder
+
+
+@pytest.mark.timeout(120)
+def test_two_processes_train_what_one_does(alone: Path, tmp_path: Path) -> None:
+    """Weights, optimiser, average and held-out metrics are bitwise those of one process that takes
+    the batch in two parts."""
+    done = two_processes(tmp_path)
+    assert 0 == done.returncode, done.stderr
+    ours, theirs = final_state(tmp_path), final_state(alone)
+    for part in ("model", "optimiser", "average", "num_averaged", "best"):
+        assert_same(ours[part], theirs[part], part)
+    held_out = [[row for row in rows(f) if row["split"] == "held_out"] for f in (tmp_path, alone)]
+    assert held_out[0] == held_out[1]
+
+
+@pytest.mark.timeout(180)
+def test_killed_processes_resume_bitwise(alone: Path, tmp_path: Path) -> None:
+    """After kill -9 of both in step 7 the same command goes on, to the same weights."""
+    killed = two_processes(tmp_path, "7")
+    assert killed.returncode
+    assert f"exitcode  : {-signal.SIGKILL}" in killed.stderr
+    done = two_processes(tmp_path)
+    assert 0 == done.returncode, done.stderr
+    assert_same(final_state(tmp_path)["model"], final_state(alone)["model"])
+    steps = [row["step"] for row in rows(tmp_path) if row["split"] == "train"]
+    assert list(range(1, 13)) == steps
+
+
+def test_batch_must_be_shared_evenly(tmp_path: Path) -> None:
+    """A batch of ten cannot be shared by three processes: the message says what can."""
+
+    class Three(OneProcess):
+        count = 3
+
+    with pytest.raises(TrainingError, match=r"batch of 10 .* 3 processes .* multiple of 3"):
+        make_trainer(generator_stage(), tmp_path, processes=Three())
+
+
+def test_without_torchrun_a_process_is_alone() -> None:
+    """A plain command neither waits for others nor imports accelerate."""
+    assert isinstance(find_processes("cpu"), OneProcess)

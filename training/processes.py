@@ -1,0 +1,131 @@
+"""The processes that train one model together, usually one for each GPU.
+
+Started by `torchrun`, joined through accelerate, which picks the backend and the devices. A run on
+one process does not import it. All processes hold the same weights and take the same steps on parts
+of the same batch; the main one alone talks, measures and writes.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from training.errors import TrainingError
+
+PATIENCE = timedelta(days=2)  # while the main process prepares the data
+
+
+class Processes(Protocol):
+    """What a trainer needs to know of the others."""
+
+    rank: int
+    count: int
+
+    @property
+    def is_main(self) -> bool: ...
+
+    @property
+    def device(self) -> torch.device | None:
+        """The device that was dealt to this process, if one was."""
+
+    def joined(self, module: nn.Module) -> Any:
+        """Return the module such that gradients are averaged over all processes."""
+
+    def held_back(self, joined: Any) -> AbstractContextManager[None]:
+        """Keep gradients to this process inside: all parts of a batch but its last."""
+
+    def mean(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Return the mean of each value over all processes."""
+
+    def any(self, flag: bool) -> bool:
+        """Return whether any process says so, the same answer everywhere."""
+
+    def wait(self) -> None:
+        """Return when all processes are here."""
+
+
+class OneProcess:
+    """A process alone."""
+
+    rank, count = 0, 1
+    is_main = True
+    device: torch.device | None = None
+
+    def joined(self, module: nn.Module) -> nn.Module:
+        return module
+
+    def held_back(self, joined: Any) -> AbstractContextManager[None]:  # noqa: ARG002
+        return nullcontext()
+
+    def mean(self, values: Mapping[str, float]) -> dict[str, float]:
+        return dict(values)
+
+    def any(self, flag: bool) -> bool:
+        return flag
+
+    def wait(self) -> None:
+        """Nobody else is coming."""
+
+
+class ManyProcesses:
+    """This process among those that torchrun started."""
+
+    def __init__(self, use_cpu: bool) -> None:
+        try:
+            from accelerate import Accelerator  # noqa: PLC0415  an extra
+            from accelerate.utils import (  # noqa: PLC0415
+                DistributedDataParallelKwargs,
+                InitProcessGroupKwargs,
+            )
+        except ImportError as error:
+            raise TrainingError(
+                "training on several processes needs an extra: pip install 'bar-serve[train]'"
+            ) from error
+        self._accelerator = Accelerator(
+            cpu=use_cpu,
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=PATIENCE),
+                # A loss of weight 0 leaves its part of the model without a gradient.
+                DistributedDataParallelKwargs(find_unused_parameters=True),
+            ],
+        )
+        self.rank, self.count = self._accelerator.process_index, self._accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        return bool(self.rank == 0)
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self._accelerator.device
+        return device
+
+    def joined(self, module: nn.Module) -> Any:
+        return self._accelerator.prepare(module)
+
+    def held_back(self, joined: Any) -> AbstractContextManager[None]:
+        held: AbstractContextManager[None] = self._accelerator.no_sync(joined)
+        return held
+
+    def mean(self, values: Mapping[str, float]) -> dict[str, float]:
+        together = torch.tensor(list(values.values()), dtype=torch.float64, device="cpu")
+        reduced = self._accelerator.reduce(together.to(self.device, torch.float32), "mean")
+        return dict(zip(values, reduced.tolist(), strict=True))
+
+    def any(self, flag: bool) -> bool:
+        flags = self._accelerator.reduce(torch.tensor(float(flag), device=self.device), "sum")
+        return float(flags.item()) > 0
+
+    def wait(self) -> None:
+        self._accelerator.wait_for_everyone()
+
+
+def find_processes(device: str) -> Processes:
+    """Join the processes that torchrun started, or be alone. Raises TrainingError without the
+    extra."""
+    if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
+        return ManyProcesses(use_cpu=device == "cpu")
+    return OneProcess()
