@@ -14,8 +14,8 @@ DEV := .venv/installed-dev
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 REDIS_TESTS := test_job_queue.py test_known_jobs.py test_rate_limit.py test_redis_queue.py \
-  test_redis_work.py test_redis_deployment.py test_queue_machine.py test_lease_keeper.py \
-  test_processes.py test_faults.py test_rolling_restart.py
+  test_redis_client.py test_redis_work.py test_redis_deployment.py test_queue_machine.py \
+  test_lease_keeper.py test_processes.py test_faults.py test_rolling_restart.py
 
 .PHONY: serve test test-redis lint format clean lock wheel images sbom audit notes
 

@@ -64,7 +64,6 @@ class RedisWorkQueue:
         self._claiming: asyncio.Task[list[Claim]] | None = None
         self._nonce = secrets.token_hex(8)
         self._status: WorkerStatus | None = None
-        self._is_releasing = False
         self._chores = Chores()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._keeper = LeaseKeeper(
