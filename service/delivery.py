@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from starlette.types import Receive
 
-from service.errors import ClientDisconnected, NotFound, QueueUnavailable, ServiceError
+from service.errors import ClientDisconnected, QueueUnavailable, ServiceError
 from service.event_stream import Emit, Event, EventStream, disconnected
 from service.intake import Intake, shutting_down
 from service.jobs import Job, JobOutcome, JobState, JobView, KnownJob, PartialImage
@@ -86,18 +86,14 @@ class Delivery:
         self.check_success(outcome)
         return await self._ended(outcome)
 
-    async def within(self, receive: Receive, wait_s: float) -> KnownJob:
-        """Wait at most `wait_s` for the job's end; return how it is then.
-
-        Raises: NotFound if it is not kept any more.
-        """
+    async def within(self, receive: Receive, wait_s: float) -> KnownJob | None:
+        """Wait at most `wait_s` for the job's end; return how it is then, None if it is lost."""
         job_id = self._job.id
         with suppress(KeyError):
             if wait_s > 0:
                 await _unless_gone(receive, self._queue.wait(job_id), wait_s)
-            if known := await self._queue.find(job_id):
-                return known
-        raise NotFound("there is no such generation; ended ones are kept for a while only")
+            return await self._queue.find(job_id)
+        return None
 
     def events(self, telling: Telling, seen: Seen) -> EventStream:
         """Answer with the job's events since those `seen`, in the words of `telling`."""
@@ -156,9 +152,7 @@ class Delivery:
         try:
             yield
         except KeyError:
-            raise QueueUnavailable(
-                "the queue has lost this job; ask again", code="job_lost", retry_after_s=1.0
-            ) from None
+            raise job_lost() from None
         except BaseException:
             # Nobody waits any longer. While the queue is away, the job's own time ends it.
             if not self._is_kept:
@@ -187,6 +181,13 @@ class Delivery:
 
     def _count_cancellation(self, phase: JobState, cause: str) -> None:
         self._intake.metrics.count_cancellation(self._model, phase, cause)
+
+
+def job_lost() -> QueueUnavailable:
+    """Return the error that lets a client send its request again."""
+    return QueueUnavailable(
+        "the queue has lost this job; ask again", code="job_lost", retry_after_s=1.0
+    )
 
 
 async def _unless_gone(

@@ -83,7 +83,7 @@ class ServedModels:
                 known = await served.queue.find(job_id, with_result=with_result)
                 if known and known.job.owner == owner:
                     return FoundJob(served, known)
-        raise NotFound("there is no such generation; ended ones are kept for a while only")
+        raise unknown_job()
 
     async def jobs_of(
         self, owner: str, state: JobState | None, after: str | None, limit: int
@@ -107,3 +107,8 @@ class ServedModels:
             for known in page
         ]
         return sorted(found, key=lambda job: job.place, reverse=True)[:limit]
+
+
+def unknown_job() -> NotFound:
+    """Return the refusal of an id that stands for no job of the caller's."""
+    return NotFound("there is no such generation; ended ones are kept for a while only")

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from service.answers import Answering, GenerationEvents, path_of
 from service.caller import base_url_of, caller_of
-from service.delivery import Delivery, Seen
+from service.delivery import Delivery, Seen, job_lost
 from service.errors import NotFound
 from service.headers import IdempotencyKey, Prefer
 from service.intake import Intake
@@ -28,7 +28,7 @@ from service.schemas import (
     Status,
     error_responses,
 )
-from service.served_models import JOB_ID, FoundJob
+from service.served_models import JOB_ID, FoundJob, unknown_job
 from service.submission import Asking
 
 MAX_WAIT_S = 60.0  # proxies close connections that are quiet for longer
@@ -160,6 +160,8 @@ class GenerationRoutes:
         if preference.wait_s is None:
             return await _answer(await delivery.result(request.receive), answer, answering)
         known = await delivery.within(request.receive, min(preference.wait_s, job.timeout_s))
+        if known is None:
+            raise job_lost()
         if known.view.outcome:
             delivery.check_success(known.view.outcome)
             reply = await _answer(known, answer, answering)
@@ -197,6 +199,8 @@ class GenerationRoutes:
         found = await self._find(job_id, request)
         delivery = Delivery(found.served, self._intake, found.known.job, is_kept=True)
         known = await delivery.within(request.receive, wait)
+        if known is None:
+            raise unknown_job()
         return await _answer(known, "json", self._answering(found, request))
 
     async def content(

@@ -18,6 +18,8 @@ from service.settings import Settings
 from service.submission import Asking, make_job
 from tests.service.fakes import NUM_STEPS, FakeEngine, fake_info
 from tests.service.harness import URL, Harness, error_of, expected_png
+from tests.service.redis_harness import running_on
+from tests.service.redis_server import RedisServer
 from tests.service.routes.conftest import Services
 
 pytestmark = pytest.mark.anyio
@@ -345,6 +347,19 @@ async def test_everybody_who_waits_is_answered_when_the_server_stops(services: S
         reply = await waiting
         # Where the generation outlives the server, there is somewhere to come back to.
         assert reply.status_code == 202 or error_of(reply)["code"] == "draining"
+
+
+async def test_who_waits_for_what_the_server_loses_asks_again(redis_server: RedisServer) -> None:
+    """A preferred wait for a generation that is lost meanwhile is 503, and not an unknown route."""
+    redis_server.flush()
+    async with running_on(redis_server.url, FakeEngine(num_slots=1)) as h:
+        h.engine.gate.clear()
+        waiting = asyncio.create_task(h.generate({"prefer": "wait=30"}, class_id=1))
+        await h.until(lambda s: s.jobs_running == 1)
+        redis_server.flush()
+        reply = await waiting
+        assert (503, "job_lost") == (reply.status_code, error_of(reply)["code"])
+        assert "1" == reply.headers["retry-after"]
 
 
 async def test_a_deadline_that_cannot_be_met_is_429(services: Services) -> None:
