@@ -9,6 +9,7 @@ connection that the next command uses.
 
 import asyncio
 import hashlib
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import cached_property
@@ -21,6 +22,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     BusyLoadingError,
+    NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -35,6 +37,8 @@ from redis.exceptions import (
 )
 
 from service.errors import QueueUnavailable
+
+logger = logging.getLogger("bar.queue")
 
 SCRIPTS = Path(__file__).parent / "lua"
 CONNECT_TIMEOUT_S = 0.5
@@ -95,7 +99,8 @@ def is_transient(error: RedisError) -> bool:
 async def persist(call: Callable[[], Awaitable[T]], budget_s: float = BUDGET_S) -> T:
     """Return what `call` returns, called again while it fails for a passing reason.
 
-    Raises: QueueUnavailable once `budget_s` is over, or at once if the server is full.
+    Raises: QueueUnavailable once `budget_s` is over, or at once if the server is full or does not
+    grant the rights that are needed.
     """
     ends_at, pause_s = time.monotonic() + budget_s, FIRST_PAUSE_S
     while True:
@@ -104,6 +109,12 @@ async def persist(call: Callable[[], Awaitable[T]], budget_s: float = BUDGET_S) 
         except OutOfMemoryError:
             raise QueueUnavailable(
                 "the queue's server is full; try again later", retry_after_s=RETRY_AFTER_S
+            ) from None
+        except NoPermissionError as error:
+            logger.error("the queue's server does not grant what docs/queue.md asks for: %s", error)  # noqa: TRY400
+            raise QueueUnavailable(
+                "the queue's server refuses this service; its log says why",
+                retry_after_s=RETRY_AFTER_S,
             ) from None
         except (RedisError, OSError) as error:
             is_passing = isinstance(error, OSError) or is_transient(error)
@@ -185,4 +196,6 @@ def _named(error: ResponseError) -> RedisError:
         return OutOfMemoryError(text)
     if "READONLY" in text:
         return ReadOnlyError(text)
+    if "NOPERM" in text or "no permissions" in text or "can't run this command" in text:
+        return NoPermissionError(text)
     return error

@@ -62,7 +62,6 @@ async def test_what_passes_is_tried_again(error: Exception) -> None:
 @pytest.mark.parametrize("error", [
     ResponseError("ERR unknown command"),
     ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"),
-    NoPermissionError("this user has no permissions to access one of the keys"),
 ], ids=str)  # fmt: skip
 async def test_what_does_not_pass_is_raised_at_once(error: RedisError) -> None:
     """A mistake of ours, or of who runs the server, is not hidden behind patience."""

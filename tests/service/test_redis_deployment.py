@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -70,6 +71,28 @@ async def test_the_documented_user_may_do_all_that_is_needed_and_no_more(
                 client.execute_command(*command)
         with pytest.raises(redis.exceptions.NoPermissionError):
             client.publish("else", "x")
+
+
+@pytest.mark.parametrize("rights", [
+    "~{bar:* resetchannels &{bar:* +@all -@scripting",  # may not run scripts
+    "~{bar:* resetchannels &{bar:* +@all -hset",  # may not do what a script does
+    "~{bar:* resetchannels +@all",  # may not listen
+    "resetchannels &{bar:* +@all",  # may not touch the keys
+])  # fmt: skip
+async def test_rights_that_are_missing_are_told(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture, rights: str
+) -> None:
+    """A service whose user may too little stays up, refuses with 503, and logs what it lacks."""
+    redis_server.flush()
+    redis_server.command("ACL", "SETUSER", "poor", "reset", "on", ">poor", *rights.split())
+    url = redis_server.url.replace("bar:secret", "poor:poor")
+    api = RedisJobQueue(url, "digits", FAST, name="api")
+    async with api.running():
+        with suppress(QueueUnavailable):
+            await api.admit(job("a"))
+        while not re.search("does not grant|no permissions", caplog.text):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    redis_server.command("ACL", "DELUSER", "poor")
 
 
 async def test_all_of_a_queue_lies_in_one_slot_of_a_cluster(tmp_path: Path) -> None:
