@@ -74,7 +74,11 @@ async function call(path, options = {}) {
   const headers = { ...keyHeaders(), ...options.headers };
   let reply;
   try {
-    reply = await fetch(new URL(path, document.baseURI), { cache: "no-store", ...options, headers });
+    reply = await fetch(new URL(path, document.baseURI), {
+      cache: "no-store",
+      ...options,
+      headers,
+    });
   } catch (error) {
     if (isAbort(error)) throw error;
     throw new ApiError({
@@ -100,7 +104,9 @@ async function refusal(reply) {
   try {
     const { error } = await reply.json();
     if (typeof error.message === "string") return new ApiError(error, answer);
-  } catch { /* not the service's envelope */ }
+  } catch {
+    /* not the service's envelope */
+  }
   const message = `The answer was ${reply.status} ${reply.statusText}`.trim();
   return new ApiError({ message: `${message}, without a reason.` }, answer);
 }
@@ -147,7 +153,10 @@ export async function* generate(request, signal) {
     yield /** @type {GenerationEvent} */ ({ event, data: value });
     if (event === "completed") return;
   }
-  throw new ApiError({ message: "The connection ended before the images were done.", code: "cut_off" });
+  throw new ApiError({
+    message: "The connection ended before the images were done.",
+    code: "cut_off",
+  });
 }
 
 /** @param {Response} reply */
@@ -156,7 +165,10 @@ async function* eventsOf(reply) {
     if (reply.body) yield* readEvents(reply.body);
   } catch (error) {
     if (isAbort(error)) throw error;
-    throw new ApiError({ message: "The connection broke before the images were done.", code: "cut_off" });
+    throw new ApiError({
+      message: "The connection broke before the images were done.",
+      code: "cut_off",
+    });
   }
 }
 

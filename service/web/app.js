@@ -41,9 +41,16 @@ class Playground {
     this.status = new StatusLine();
     this.code = new CodePanel();
     this.form = new SettingsForm(byId("settings"), () => this.onSettings());
-    this.classes = new ClassChooser((id) => this.form.setClass(id), (error) => this.report(error));
-    this.tiles = new Tiles(byId("tiles"), (settings) => this.take(settings, "This image's settings are set, its seed is kept."));
-    this.sweep = new Sweep((settings) => this.take(settings, "This image's settings are set, its seed is kept."));
+    this.classes = new ClassChooser(
+      (id) => this.form.setClass(id),
+      (error) => this.report(error),
+    );
+    this.tiles = new Tiles(byId("tiles"), (settings) =>
+      this.take(settings, "This image's settings are set, its seed is kept."),
+    );
+    this.sweep = new Sweep((settings) =>
+      this.take(settings, "This image's settings are set, its seed is kept."),
+    );
     this.history = new History((entry) => this.recall(entry));
     this.keyDialog = new KeyDialog(() => this.load());
     this.modes = connectTabs(byId("modes"), () => this.onMode());
@@ -64,16 +71,23 @@ class Playground {
     byId("run-keys").textContent = RUN_KEYS.join(" ");
     byId("more").open = !ONE_COLUMN.matches;
     window.addEventListener("hashchange", () => this.followLink());
-    this.shortcuts = new Shortcuts([
-      { keys: RUN_KEYS, does: "Generate, or run the sweep" },
-      { keys: ["Esc"], does: "Cancel what runs" },
-      { keys: ["/"], does: "Search for a class", run: () => byId("class_id").focus() },
-      { keys: ["S"], does: "New seed", run: () => byId("seed-random").click() },
-      { keys: ["K"], does: "Keep the seed, or let it change", run: () => byId("seed-keep").click() },
-      { keys: ["I"], does: "Images", run: () => this.modes.select("tab-images") },
-      { keys: ["W"], does: "Sweep", run: () => this.modes.select("tab-sweep") },
-      { keys: ["?"], does: "This list", run: () => this.shortcuts?.open() },
-    ], { onRun: () => this.run(), onCancel: () => this.cancel() });
+    this.shortcuts = new Shortcuts(
+      [
+        { keys: RUN_KEYS, does: "Generate, or run the sweep" },
+        { keys: ["Esc"], does: "Cancel what runs" },
+        { keys: ["/"], does: "Search for a class", run: () => byId("class_id").focus() },
+        { keys: ["S"], does: "New seed", run: () => byId("seed-random").click() },
+        {
+          keys: ["K"],
+          does: "Keep the seed, or let it change",
+          run: () => byId("seed-keep").click(),
+        },
+        { keys: ["I"], does: "Images", run: () => this.modes.select("tab-images") },
+        { keys: ["W"], does: "Sweep", run: () => this.modes.select("tab-sweep") },
+        { keys: ["?"], does: "This list", run: () => this.shortcuts?.open() },
+      ],
+      { onRun: () => this.run(), onCancel: () => this.cancel() },
+    );
   }
 
   get isSweep() {
@@ -91,7 +105,9 @@ class Playground {
       this.cards = await listModels();
       const linked = this.card ? null : fromFragment(location.hash, this.cards);
       const settings = linked ?? this.sameOrDefault();
-      byId("model").replaceChildren(...this.cards.map(({ id }) => element("option", { value: id }, id)));
+      byId("model").replaceChildren(
+        ...this.cards.map(({ id }) => element("option", { value: id }, id)),
+      );
       byId("model").disabled = this.cards.length < 2;
       await this.write(settings);
       if (linked) this.form.keepSeed(true);
@@ -117,7 +133,9 @@ class Playground {
   showTrouble(error) {
     const needsKey = error instanceof ApiError && error.status === 401;
     const box = byId("trouble");
-    box.querySelector("p").textContent = needsKey ? "This server asks for an API key." : sentence(error.message);
+    box.querySelector("p").textContent = needsKey
+      ? "This server asks for an API key."
+      : sentence(error.message);
     box.hidden = false;
     if (needsKey) this.keyDialog.open(key() ? sentence(error.message) : "");
   }
@@ -155,7 +173,11 @@ class Playground {
     const card = this.cards.find(({ id }) => id === byId("model").value);
     if (!card) return;
     const { class_id, seed } = this.form.read();
-    const settings = defaultsOf(card, class_id < card.num_classes ? class_id : 0, Number.isNaN(seed) ? drawSeed() : seed);
+    const settings = defaultsOf(
+      card,
+      class_id < card.num_classes ? class_id : 0,
+      Number.isNaN(seed) ? drawSeed() : seed,
+    );
     await this.write(settings).catch((error) => this.report(error));
     this.watchReadiness();
   }
@@ -219,7 +241,11 @@ class Playground {
     if (this.isSweep && !this.sweep.read()) return this.sweep.focusProblem();
     const settings = this.form.read();
     history.replaceState(null, "", toFragment(settings, card));
-    await this.during((signal) => (this.isSweep ? this.drawSweep(settings, card, signal) : this.drawImages(settings, card, signal)));
+    await this.during((signal) =>
+      this.isSweep
+        ? this.drawSweep(settings, card, signal)
+        : this.drawImages(settings, card, signal),
+    );
   }
 
   /** @param {(signal: AbortSignal) => Promise<void>} work */
@@ -245,7 +271,8 @@ class Playground {
     hidden.hidden = true;
     if (hadFocus) shown.focus();
     byId("stage").setAttribute("aria-busy", String(isBusy));
-    if (isBusy && ONE_COLUMN.matches) byId("stage").scrollIntoView({ behavior: CALM.matches ? "auto" : "smooth" });
+    if (isBusy && ONE_COLUMN.matches)
+      byId("stage").scrollIntoView({ behavior: CALM.matches ? "auto" : "smooth" });
   }
 
   /**
@@ -259,12 +286,17 @@ class Playground {
     this.tiles.begin(settings, card, label);
     this.status.begin("Asking …");
     this.isSeedUsed = true;
-    for await (const { event, data } of generate({ ...settings, partial_images: PREVIEWS }, signal)) {
+    for await (const { event, data } of generate(
+      { ...settings, partial_images: PREVIEWS },
+      signal,
+    )) {
       if (event === "partial_image") this.tiles.preview(data);
       else if (event === "completed") {
         const images = this.tiles.complete(data);
         const took = duration((performance.now() - started) / 1000);
-        this.status.end(`${images.length === 1 ? "An image" : `${images.length} images`} of ${label} in ${took}`);
+        this.status.end(
+          `${images.length === 1 ? "An image" : `${images.length} images`} of ${label} in ${took}`,
+        );
         showAnswer(data);
         await this.history.add(images, settings, label);
       } else {
@@ -283,9 +315,13 @@ class Playground {
     const { label } = this.classes.describe(settings.class_id);
     const started = performance.now();
     this.status.begin("Asking …");
-    const { numDrawn, numFailed } = await this.sweep.run(settings, card, label, signal, (told) => this.status.progress(told));
+    const { numDrawn, numFailed } = await this.sweep.run(settings, card, label, signal, (told) =>
+      this.status.progress(told),
+    );
     const took = duration((performance.now() - started) / 1000);
-    this.status.end(`${count(numDrawn, "image")} of ${label} in ${took}${numFailed ? `; ${numFailed} failed` : ""}`);
+    this.status.end(
+      `${count(numDrawn, "image")} of ${label} in ${took}${numFailed ? `; ${numFailed} failed` : ""}`,
+    );
   }
 
   async downloadSheet() {

@@ -31,7 +31,8 @@ export class ClassChooser {
       search: (query, signal) => this.search(query, signal),
       render: (entry) => renderEntry(entry),
       text: (entry) => this.textOf(entry),
-      summary: (shown, query) => (query ? `${shown} ${shown === 1 ? "match" : "matches"}` : `${shown} classes`),
+      summary: (shown, query) =>
+        query ? `${shown} ${shown === 1 ? "match" : "matches"}` : `${shown} classes`,
       onChoose: (entry) => this.choose(entry),
       onFailure,
     });
@@ -58,7 +59,9 @@ export class ClassChooser {
 
   /** @param {ClassEntry} entry */
   textOf(entry) {
-    return this.named.get(entry.name) === 1 ? entry.name : `${entry.name} (${entry.wordnet_id ?? entry.class_id})`;
+    return this.named.get(entry.name) === 1
+      ? entry.name
+      : `${entry.name} (${entry.wordnet_id ?? entry.class_id})`;
   }
 
   /** @param {number} classId */
@@ -75,7 +78,8 @@ export class ClassChooser {
   }
 
   chooseAny() {
-    if (this.entries.length) this.choose(this.entries[Math.floor(Math.random() * this.entries.length)]);
+    if (this.entries.length)
+      this.choose(this.entries[Math.floor(Math.random() * this.entries.length)]);
   }
 
   /**
@@ -86,7 +90,10 @@ export class ClassChooser {
     const entry = this.entries[classId];
     if (!entry) return { label: String(classId), prompt: String(classId) };
     const isUnique = this.named.get(entry.name) === 1;
-    return { label: entry.name, prompt: isUnique ? entry.name : entry.wordnet_id ?? String(classId) };
+    return {
+      label: entry.name,
+      prompt: isUnique ? entry.name : (entry.wordnet_id ?? String(classId)),
+    };
   }
 }
 
@@ -99,7 +106,12 @@ function idsOf({ class_id, wordnet_id }) {
 function renderEntry(entry) {
   const others = entry.names.slice(1).join(", ");
   return [
-    element("span", { className: "name" }, entry.name, ...(others ? [element("span", { className: "others" }, others)] : [])),
+    element(
+      "span",
+      { className: "name" },
+      entry.name,
+      ...(others ? [element("span", { className: "others" }, others)] : []),
+    ),
     element("span", { className: "ids" }, idsOf(entry)),
   ];
 }

@@ -116,9 +116,16 @@ export class Combobox {
   fill(items, query) {
     this.items = items;
     const options = items.map((item, i) =>
-      element("li", { id: `${this.list.id}-${i}`, role: "option", "aria-selected": "false" }, ...this.source.render(item)),
+      element(
+        "li",
+        { id: `${this.list.id}-${i}`, role: "option", "aria-selected": "false" },
+        ...this.source.render(item),
+      ),
     );
-    if (!items.length) options.push(element("li", { className: "none", role: "presentation" }, "Nothing of this name."));
+    if (!items.length)
+      options.push(
+        element("li", { className: "none", role: "presentation" }, "Nothing of this name."),
+      );
     this.list.replaceChildren(...options);
     this.list.hidden = false;
     this.list.scrollTop = 0;
@@ -149,7 +156,11 @@ export class Combobox {
   /** @param {KeyboardEvent} event */
   onKey(event) {
     if (event.isComposing || event.ctrlKey || event.metaKey) return;
-    const isHandled = event.altKey ? this.onAltKey(event.key) : this.isOpen ? this.onOpenKey(event.key) : this.onClosedKey(event.key);
+    const isHandled = event.altKey
+      ? this.onAltKey(event.key)
+      : this.isOpen
+        ? this.onOpenKey(event.key)
+        : this.onClosedKey(event.key);
     if (isHandled) {
       event.preventDefault();
       event.stopPropagation();
@@ -194,7 +205,8 @@ export class Combobox {
   }
 
   onEnter() {
-    if (this.isPending) this.choosesFirst = true; // of what was typed, not of what still stands there
+    if (this.isPending)
+      this.choosesFirst = true; // of what was typed, not of what still stands there
     else if (this.active >= 0) this.choose(this.active);
     else this.close();
   }

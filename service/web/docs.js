@@ -16,14 +16,18 @@ const TITLES = new Map([["openai", "OpenAI"]]);
 async function start() {
   byId("tools").hidden = false;
   new KeyDialog(() => {});
-  for (const node of document.querySelectorAll(".origin")) node.textContent = new URL(".", document.baseURI).href.replace(/\/$/, "");
+  for (const node of document.querySelectorAll(".origin"))
+    node.textContent = new URL(".", document.baseURI).href.replace(/\/$/, "");
   const reply = await fetch(new URL("openapi.json", document.baseURI));
   const api = await reply.json();
   const groups = groupsOf(api);
   for (const [name, routes] of groups) {
     byId("contents").append(
       element("li", { className: "group" }, TITLES.get(name) ?? name),
-      ...routes.map(({ method, path, id }) => element("li", {}, element("a", { href: `#${id}` }, `${method.toUpperCase()} ${path}`))));
+      ...routes.map(({ method, path, id }) =>
+        element("li", {}, element("a", { href: `#${id}` }, `${method.toUpperCase()} ${path}`)),
+      ),
+    );
     byId("details").append(...routes.map((route) => routeSection(route, api)));
   }
   document.querySelector("#routes .routes")?.remove();
@@ -54,12 +58,25 @@ function groupsOf(api) {
 function routeSection({ method, path, operation, id }, api) {
   const json = operation.requestBody?.content?.["application/json"]?.schema;
   const parts = [
-    element("h3", {}, element("span", { className: "method" }, method.toUpperCase()), element("code", {}, path), operation.summary),
-    ...(operation.description ?? "").split("\n\n").filter(Boolean).map((/** @type {string} */ text) => element("p", {}, ...withCode(text))),
+    element(
+      "h3",
+      {},
+      element("span", { className: "method" }, method.toUpperCase()),
+      element("code", {}, path),
+      operation.summary,
+    ),
+    ...(operation.description ?? "")
+      .split("\n\n")
+      .filter(Boolean)
+      .map((/** @type {string} */ text) => element("p", {}, ...withCode(text))),
   ];
   if (operation.parameters) parts.push(...parameterTable(operation.parameters, api));
   if (json) parts.push(element("h4", {}, "Body"), fieldTable(fieldsOf(json, api), api));
-  parts.push(element("h4", {}, "Answers"), answerTable(operation.responses), tryIt(method, path, operation, api));
+  parts.push(
+    element("h4", {}, "Answers"),
+    answerTable(operation.responses),
+    tryIt(method, path, operation, api),
+  );
   return element("section", { id, className: "route" }, ...parts);
 }
 
@@ -68,8 +85,14 @@ function routeSection({ method, path, operation, id }, api) {
  * @param {any} api
  */
 function parameterTable(parameters, api) {
-  const rows = parameters.map(({ name, in: place, schema, description, required }) =>
-    /** @type {[string, any, boolean]} */ ([name, { ...schema, description: `${description ?? schema.description ?? ""} (${place})`.trim() }, required]));
+  const rows = parameters.map(
+    ({ name, in: place, schema, description, required }) =>
+      /** @type {[string, any, boolean]} */ ([
+        name,
+        { ...schema, description: `${description ?? schema.description ?? ""} (${place})`.trim() },
+        required,
+      ]),
+  );
   return [element("h4", {}, "Parameters"), fieldTable(rows, api)];
 }
 
@@ -78,20 +101,44 @@ function parameterTable(parameters, api) {
  * @param {any} api
  */
 function fieldTable(fields, api) {
-  const rows = fields.map(([name, schema, isRequired]) => element("tr", {},
-    element("th", { scope: "row" }, element("code", {}, name)),
-    element("td", {}, [kindOf(schema, api), boundsOf(schema, api), isRequired ? "required" : ""].filter(Boolean).join(", ")),
-    element("td", {}, ...withCode(schema.description ?? ""))));
-  return element("div", { className: "table" }, element("table", { className: "fields" }, element("tbody", {}, ...rows)));
+  const rows = fields.map(([name, schema, isRequired]) =>
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, element("code", {}, name)),
+      element(
+        "td",
+        {},
+        [kindOf(schema, api), boundsOf(schema, api), isRequired ? "required" : ""]
+          .filter(Boolean)
+          .join(", "),
+      ),
+      element("td", {}, ...withCode(schema.description ?? "")),
+    ),
+  );
+  return element(
+    "div",
+    { className: "table" },
+    element("table", { className: "fields" }, element("tbody", {}, ...rows)),
+  );
 }
 
 /** @param {Record<string, any>} responses */
 function answerTable(responses) {
-  const rows = Object.entries(responses).map(([status, { description, content }]) => element("tr", {},
-    element("th", { scope: "row" }, element("code", {}, status)),
-    element("td", {}, Object.keys(content ?? {}).join(", ")),
-    element("td", {}, ...withCode(description ?? ""))));
-  return element("div", { className: "table" }, element("table", { className: "fields" }, element("tbody", {}, ...rows)));
+  const rows = Object.entries(responses).map(([status, { description, content }]) =>
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, element("code", {}, status)),
+      element("td", {}, Object.keys(content ?? {}).join(", ")),
+      element("td", {}, ...withCode(description ?? "")),
+    ),
+  );
+  return element(
+    "div",
+    { className: "table" },
+    element("table", { className: "fields" }, element("tbody", {}, ...rows)),
+  );
 }
 
 /**
@@ -103,5 +150,7 @@ function withCode(text) {
 }
 
 start().catch((error) => {
-  byId("details").append(element("p", { className: "problem" }, `The routes could not be read: ${error.message}`));
+  byId("details").append(
+    element("p", { className: "problem" }, `The routes could not be read: ${error.message}`),
+  );
 });

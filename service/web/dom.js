@@ -39,7 +39,11 @@ export function drawing(tag, attributes, ...children) {
 
 /** @param {string} name one of the page's symbols, without "i-" */
 export function icon(name) {
-  return drawing("svg", { class: "icon", "aria-hidden": "true" }, drawing("use", { href: `#i-${name}` }));
+  return drawing(
+    "svg",
+    { class: "icon", "aria-hidden": "true" },
+    drawing("use", { href: `#i-${name}` }),
+  );
 }
 
 /**

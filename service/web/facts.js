@@ -19,18 +19,34 @@ export function showModel(card) {
     ["Image", `${card.image_size} × ${card.image_size} pixels`],
     ["Classes", String(card.num_classes)],
     ["Work", `${count(card.num_steps, "step")} of ${count(card.bits_per_token, "bit")}`],
-    ["Precision", numerics ? `${numerics.precision}${numerics.is_exact ? "" : ", not exact"}` : "loading …"],
-    ["Determinism", numerics ? TIERS[/** @type {keyof typeof TIERS} */ (numerics.determinism)] ?? numerics.determinism : "loading …"],
+    [
+      "Precision",
+      numerics ? `${numerics.precision}${numerics.is_exact ? "" : ", not exact"}` : "loading …",
+    ],
+    [
+      "Determinism",
+      numerics
+        ? (TIERS[/** @type {keyof typeof TIERS} */ (numerics.determinism)] ?? numerics.determinism)
+        : "loading …",
+    ],
   ]);
 }
 
 /** @param {import("./api.js").Generation} generation */
 export function showAnswer({ id, model_revision, timings, warnings }) {
-  const stages = [["In the queue", "queue_s"], ["Drawing", "generation_s"], ["Decoding", "decode_s"], ["Encoding", "encode_s"], ["In all", "total_s"]];
+  const stages = [
+    ["In the queue", "queue_s"],
+    ["Drawing", "generation_s"],
+    ["Decoding", "decode_s"],
+    ["Encoding", "encode_s"],
+    ["In all", "total_s"],
+  ];
   fill(byId("result-facts"), [
     ["Id", code(id)],
     ["Revision", code(model_revision)],
-    ...stages.filter(([, name]) => name in timings).map(([term, name]) => [term, duration(timings[name])]),
+    ...stages
+      .filter(([, name]) => name in timings)
+      .map(([term, name]) => [term, duration(timings[name])]),
     ...warnings.map((warning) => ["Note", warning]),
   ]);
   byId("result").hidden = false;
@@ -46,5 +62,9 @@ function code(text) {
  * @param {(string | Node)[][]} facts
  */
 function fill(list, facts) {
-  list.replaceChildren(...facts.map(([term, fact]) => element("div", {}, element("dt", {}, term), element("dd", {}, fact))));
+  list.replaceChildren(
+    ...facts.map(([term, fact]) =>
+      element("div", {}, element("dt", {}, term), element("dd", {}, fact)),
+    ),
+  );
 }

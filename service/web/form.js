@@ -17,7 +17,12 @@ const RESTORABLE = /** @type {const} */ (["guidance_scale", "temperature", "unma
 const EVEN_ROUNDS = [1, 2, 4, 8];
 
 /** What a refusal may call a field of the form. */
-const FIELD_OF_PARAM = new Map([["class", "class_id"], ["class_ids", "class_id"], ["prompt", "class_id"], ["n", "num_images"]]);
+const FIELD_OF_PARAM = new Map([
+  ["class", "class_id"],
+  ["class_ids", "class_id"],
+  ["prompt", "class_id"],
+  ["n", "num_images"],
+]);
 
 export class SettingsForm {
   /**
@@ -32,7 +37,9 @@ export class SettingsForm {
     this.classId = 0; // the class's field shows a name: its index is here
     /** @type {Map<string, string>} what the server refused, until the field changes */
     this.refused = new Map();
-    form.addEventListener("input", (event) => this.onInput(/** @type {HTMLElement} */ (event.target)));
+    form.addEventListener("input", (event) =>
+      this.onInput(/** @type {HTMLElement} */ (event.target)),
+    );
     byId("seed-random").addEventListener("click", () => this.setSeed(drawSeed()));
     byId("seed-keep").addEventListener("click", () => this.keepSeed(!this.isSeedKept));
     for (const field of RESTORABLE) {
@@ -62,7 +69,12 @@ export class SettingsForm {
       return value === "" ? NaN : Number(value);
     });
     return {
-      model: this.card?.id ?? "", class_id: this.classId, num_images, seed, guidance_scale, temperature,
+      model: this.card?.id ?? "",
+      class_id: this.classId,
+      num_images,
+      seed,
+      guidance_scale,
+      temperature,
       order: order === "random" ? "random" : "raster",
       unmask_schedule: readSchedule(byId("unmask_schedule").value),
     };
@@ -75,7 +87,9 @@ export class SettingsForm {
     this.card = card;
     byId("num_images").max = card.limits.max_images;
     const rounds = EVEN_ROUNDS.filter((n) => n <= card.bits_per_token);
-    byId("even-rounds").replaceChildren(...rounds.map((n) => this.evenButton(n, card.bits_per_token)));
+    byId("even-rounds").replaceChildren(
+      ...rounds.map((n) => this.evenButton(n, card.bits_per_token)),
+    );
   }
 
   /**
@@ -85,13 +99,18 @@ export class SettingsForm {
   evenButton(numRounds, bitsPerToken) {
     const label = count(numRounds, "even round");
     const onclick = () => this.writeField("unmask_schedule", evenSchedule(bitsPerToken, numRounds));
-    return element("button", { type: "button", title: label, "aria-label": label, onclick }, String(numRounds));
+    return element(
+      "button",
+      { type: "button", title: label, "aria-label": label, onclick },
+      String(numRounds),
+    );
   }
 
   /** @param {Settings} settings of the model whose card is set */
   write(settings) {
     this.classId = settings.class_id;
-    for (const field of NUMBERS) byId(field).value = Number.isNaN(settings[field]) ? "" : String(settings[field]);
+    for (const field of NUMBERS)
+      byId(field).value = Number.isNaN(settings[field]) ? "" : String(settings[field]);
     byId("unmask_schedule").value = settings.unmask_schedule.join(", ");
     for (const radio of this.form.querySelectorAll('input[name="order"]')) {
       const input = /** @type {HTMLInputElement} */ (radio);
@@ -145,7 +164,8 @@ export class SettingsForm {
   onInput(target) {
     const field = /** @type {HTMLElement | null} */ (target.closest("[data-field]"))?.dataset.field;
     if (!field || field === "class_id") return; // typing there is a search
-    if (target instanceof HTMLInputElement && target.type === "range") byId(field).value = target.value;
+    if (target instanceof HTMLInputElement && target.type === "range")
+      byId(field).value = target.value;
     if (field === "seed") this.keepSeed(true); // whoever types a seed wants it
     this.refused.delete(field);
     this.refresh();
@@ -160,7 +180,10 @@ export class SettingsForm {
       const value = Number.isFinite(settings[field]) ? settings[field] : this.card.defaults[field];
       const { min, max } = BOUNDS[field];
       range.value = String(value);
-      range.style.setProperty("--share", String((Math.min(max, Math.max(min, value)) - min) / (max - min)));
+      range.style.setProperty(
+        "--share",
+        String((Math.min(max, Math.max(min, value)) - min) / (max - min)),
+      );
     }
     for (const field of RESTORABLE) this.offerDefault(field, settings);
     this.drawRounds(settings.unmask_schedule);
@@ -183,11 +206,13 @@ export class SettingsForm {
   drawRounds(schedule) {
     const bits = /** @type {ModelCard} */ (this.card).bits_per_token;
     const isShown = schedule.length <= bits && schedule.every((each) => each > 0);
-    const parts = isShown ? schedule.map((each) => {
-      const part = element("span");
-      part.style.flexGrow = String(each);
-      return part;
-    }) : [];
+    const parts = isShown
+      ? schedule.map((each) => {
+          const part = element("span");
+          part.style.flexGrow = String(each);
+          return part;
+        })
+      : [];
     byId("rounds").replaceChildren(...parts);
     byId("schedule-note").textContent = isShown
       ? `${total(schedule)} of ${bits} bits`
@@ -228,7 +253,9 @@ export class SettingsForm {
 
   /** Bring the first field with a problem into view, and the focus to it. */
   focusProblem() {
-    const problem = [...this.form.querySelectorAll(".problem")].find((node) => !(/** @type {HTMLElement} */ (node).hidden));
+    const problem = [...this.form.querySelectorAll(".problem")].find(
+      (node) => !(/** @type {HTMLElement} */ (node).hidden),
+    );
     if (!problem) return;
     problem.closest("details")?.setAttribute("open", "");
     const field = problem.id.replace(/-problem$/, "");

@@ -29,9 +29,13 @@ export class History {
    * @param {string} label name of their class
    */
   async add(images, settings, label) {
-    const made = await Promise.all(images.map(async ({ image, seed }) => ({
-      settings: { ...settings, num_images: 1, seed }, label, thumbnail: await thumbnailOf(image),
-    })));
+    const made = await Promise.all(
+      images.map(async ({ image, seed }) => ({
+        settings: { ...settings, num_images: 1, seed },
+        label,
+        thumbnail: await thumbnailOf(image),
+      })),
+    );
     save([...made, ...load()]);
     this.refresh();
   }
@@ -47,7 +51,11 @@ export class History {
   buttonOf(entry) {
     const text = describe(entry);
     const image = element("img", { alt: "", src: entry.thumbnail, loading: "lazy" });
-    return element("button", { type: "button", title: text, "aria-label": text, onclick: () => this.onRestore(entry) }, image);
+    return element(
+      "button",
+      { type: "button", title: text, "aria-label": text, onclick: () => this.onRestore(entry) },
+      image,
+    );
   }
 
   onClear() {
@@ -88,9 +96,14 @@ function load() {
 function isEntry(entry) {
   const { settings, label, thumbnail } = entry ?? {};
   const numbers = ["class_id", "num_images", "seed", "guidance_scale", "temperature"];
-  return typeof label === "string" && typeof thumbnail === "string" && thumbnail.startsWith("data:image/")
-    && typeof settings?.model === "string" && Array.isArray(settings.unmask_schedule)
-    && numbers.every((field) => Number.isFinite(settings[field]));
+  return (
+    typeof label === "string" &&
+    typeof thumbnail === "string" &&
+    thumbnail.startsWith("data:image/") &&
+    typeof settings?.model === "string" &&
+    Array.isArray(settings.unmask_schedule) &&
+    numbers.every((field) => Number.isFinite(settings[field]))
+  );
 }
 
 /**

@@ -26,7 +26,9 @@ export function setKey(value) {
   try {
     if (value) sessionStorage.setItem(STORE, value);
     else sessionStorage.removeItem(STORE);
-  } catch { /* as above */ }
+  } catch {
+    /* as above */
+  }
 }
 
 /** @returns {Record<string, string>} the headers that carry the key */

@@ -17,12 +17,19 @@ export function tokenRaster(numSteps, order) {
   const rows = drawing("rect", { class: "drawn", width: side, height: 0 });
   const row = drawing("rect", { class: "drawn", width: 0, height: 1 });
   const lines = drawing("path", { class: "lines", d: side <= MAX_LINED ? linesPath(side) : "" });
-  const node = drawing("svg", { class: "raster", viewBox: `0 0 ${side} ${side}`, "aria-hidden": "true" }, rows, row, lines);
+  const node = drawing(
+    "svg",
+    { class: "raster", viewBox: `0 0 ${side} ${side}`, "aria-hidden": "true" },
+    rows,
+    row,
+    lines,
+  );
 
   /** @param {number} share */
   function draw(share) {
     const drawn = Math.floor(share * side * side + 1e-6);
-    if (order === "random") { // which tokens are there is known to the seed alone
+    if (order === "random") {
+      // which tokens are there is known to the seed alone
       rows.setAttribute("height", String(side));
       rows.setAttribute("opacity", share.toFixed(3));
       return;

@@ -9,7 +9,10 @@
  * @returns {number[]} with NaN for what is no number
  */
 export function readSchedule(text) {
-  return text.split(/[\s,;]+/).filter(Boolean).map(Number);
+  return text
+    .split(/[\s,;]+/)
+    .filter(Boolean)
+    .map(Number);
 }
 
 /**

@@ -50,10 +50,16 @@ export function boundsOf(given, api) {
   const fallback = schema.default ?? null;
   /** @type {[string, any][]} */
   const bounds = [
-    ["≥ ", at.minimum], ["≤ ", at.maximum], ["> ", at.exclusiveMinimum], ["< ", at.exclusiveMaximum],
+    ["≥ ", at.minimum],
+    ["≤ ", at.maximum],
+    ["> ", at.exclusiveMinimum],
+    ["< ", at.exclusiveMaximum],
     ["default ", fallback === null || isEmpty(fallback) ? undefined : JSON.stringify(fallback)],
   ];
-  return bounds.filter(([, value]) => value !== undefined).map(([sign, value]) => sign + written(value)).join(", ");
+  return bounds
+    .filter(([, value]) => value !== undefined)
+    .map(([sign, value]) => sign + written(value))
+    .join(", ");
 }
 
 /**
@@ -62,9 +68,13 @@ export function boundsOf(given, api) {
  */
 function written(value) {
   if (typeof value !== "number" || value < 2 ** 16) return String(value);
-  for (const [offset, rest] of /** @type {[number, string][]} */ ([[0, ""], [1, " − 1"]])) {
+  for (const [offset, rest] of /** @type {[number, string][]} */ ([
+    [0, ""],
+    [1, " − 1"],
+  ])) {
     const exponent = Math.log2(value + offset);
-    if (Number.isInteger(exponent)) return `2${[...String(exponent)].map((digit) => SUPERSCRIPT[Number(digit)]).join("")}${rest}`;
+    if (Number.isInteger(exponent))
+      return `2${[...String(exponent)].map((digit) => SUPERSCRIPT[Number(digit)]).join("")}${rest}`;
   }
   return String(value);
 }
@@ -83,5 +93,9 @@ function isEmpty(value) {
 export function fieldsOf(given, api) {
   const schema = resolve(given, api);
   const required = new Set(schema.required ?? []);
-  return Object.entries(schema.properties ?? {}).map(([name, field]) => [name, resolve(field, api), required.has(name)]);
+  return Object.entries(schema.properties ?? {}).map(([name, field]) => [
+    name,
+    resolve(field, api),
+    required.has(name),
+  ]);
 }

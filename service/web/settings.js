@@ -28,7 +28,12 @@ export const BOUNDS = Object.freeze({
   temperature: { min: 0, max: 10, name: "Temperature", isWhole: false },
 });
 
-const SAMPLING = /** @type {const} */ (["guidance_scale", "temperature", "order", "unmask_schedule"]);
+const SAMPLING = /** @type {const} */ ([
+  "guidance_scale",
+  "temperature",
+  "order",
+  "unmask_schedule",
+]);
 
 /**
  * Say what is wrong with a number, or "".
@@ -37,7 +42,12 @@ const SAMPLING = /** @type {const} */ (["guidance_scale", "temperature", "order"
  */
 export function numberProblem(field, value) {
   const { min, max, name, isWhole } = BOUNDS[field];
-  if (Number.isFinite(value) && value >= min && value <= max && (!isWhole || Number.isInteger(value))) {
+  if (
+    Number.isFinite(value) &&
+    value >= min &&
+    value <= max &&
+    (!isWhole || Number.isInteger(value))
+  ) {
     return "";
   }
   return `${name} is a ${isWhole ? "whole " : ""}number from ${min} to ${max}.`;
@@ -111,7 +121,10 @@ export function isSame(a, b) {
  * @param {ModelCard} card
  */
 export function toFragment(settings, card) {
-  const values = Object.entries(essentials(settings, card)).map(([name, value]) => [name, String(value)]);
+  const values = Object.entries(essentials(settings, card)).map(([name, value]) => [
+    name,
+    String(value),
+  ]);
   return `#${new URLSearchParams(values)}`;
 }
 
@@ -127,7 +140,8 @@ export function fromFragment(fragment, cards) {
   if (!values.has("class_id")) return null;
   const card = cards.find((each) => each.id === values.get("model")) ?? cards[0];
   /** @param {string} name @param {number} otherwise */
-  const number = (name, otherwise) => (values.has(name) ? Number(values.get(name) || NaN) : otherwise);
+  const number = (name, otherwise) =>
+    values.has(name) ? Number(values.get(name) || NaN) : otherwise;
   return {
     model: card.id,
     class_id: number("class_id", 0),
@@ -135,7 +149,13 @@ export function fromFragment(fragment, cards) {
     seed: number("seed", drawSeed()),
     guidance_scale: number("guidance_scale", card.defaults.guidance_scale),
     temperature: number("temperature", card.defaults.temperature),
-    order: values.get("order") === "random" ? "random" : values.has("order") ? "raster" : card.defaults.order,
-    unmask_schedule: values.get("unmask_schedule")?.split(",").map(Number) ?? card.defaults.unmask_schedule,
+    order:
+      values.get("order") === "random"
+        ? "random"
+        : values.has("order")
+          ? "raster"
+          : card.defaults.order,
+    unmask_schedule:
+      values.get("unmask_schedule")?.split(",").map(Number) ?? card.defaults.unmask_schedule,
   };
 }

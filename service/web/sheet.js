@@ -26,15 +26,26 @@ export function drawSheet(grid) {
   pen.fillStyle = "#fff";
   pen.fillRect(0, 0, canvas.width, canvas.height);
   pen.imageSmoothingEnabled = false; // sizes are whole multiples
-  cells.forEach((row, y) => row.forEach(({ image }, x) =>
-    pen.drawImage(/** @type {HTMLImageElement} */ (image), SIDE + x * (size + GAP), HEAD + y * (size + GAP), size, size)));
+  cells.forEach((row, y) =>
+    row.forEach(({ image }, x) =>
+      pen.drawImage(
+        /** @type {HTMLImageElement} */ (image),
+        SIDE + x * (size + GAP),
+        HEAD + y * (size + GAP),
+        size,
+        size,
+      ),
+    ),
+  );
   writeLabels(pen, grid, size);
   pen.fillStyle = INK;
   pen.font = "600 14px system-ui, sans-serif";
   pen.textAlign = "left";
   pen.fillText(caption, 12, 24);
   return new Promise((resolve, reject) => {
-    canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("the picture is too large for this browser"))));
+    canvas.toBlob((blob) =>
+      blob ? resolve(blob) : reject(new Error("the picture is too large for this browser")),
+    );
   });
 }
 
@@ -54,7 +65,11 @@ function writeLabels(pen, { columns, rows }, size) {
   pen.fillText(`${AXIS_NAMES[columns.field]} →`, SIDE, 40);
   pen.fillText(`${AXIS_NAMES[rows.field]} ↓`, 12, HEAD - 8);
   pen.textAlign = "center";
-  columns.values.forEach((value, x) => pen.fillText(String(value), SIDE + x * (size + GAP) + size / 2, HEAD - 8));
+  columns.values.forEach((value, x) =>
+    pen.fillText(String(value), SIDE + x * (size + GAP) + size / 2, HEAD - 8),
+  );
   pen.textAlign = "right";
-  rows.values.forEach((value, y) => pen.fillText(String(value), SIDE - 12, HEAD + y * (size + GAP) + size / 2 + 4));
+  rows.values.forEach((value, y) =>
+    pen.fillText(String(value), SIDE - 12, HEAD + y * (size + GAP) + size / 2 + 4),
+  );
 }

@@ -18,11 +18,21 @@ export class Shortcuts {
    * @param {{onRun: () => void, onCancel: () => void}} always
    */
   constructor(shortcuts, { onRun, onCancel }) {
-    this.singles = new Map(shortcuts.filter(({ run }) => run).map(({ keys, run }) => [keys[0].toLowerCase(), run]));
+    this.singles = new Map(
+      shortcuts.filter(({ run }) => run).map(({ keys, run }) => [keys[0].toLowerCase(), run]),
+    );
     this.onRun = onRun;
     this.onCancel = onCancel;
-    byId("key-table").append(...shortcuts.map(({ keys, does }) =>
-      element("tr", {}, element("th", { scope: "row" }, ...keys.map((name) => element("kbd", {}, name))), element("td", {}, does))));
+    byId("key-table").append(
+      ...shortcuts.map(({ keys, does }) =>
+        element(
+          "tr",
+          {},
+          element("th", { scope: "row" }, ...keys.map((name) => element("kbd", {}, name))),
+          element("td", {}, does),
+        ),
+      ),
+    );
     byId("single-keys").checked = read();
     byId("single-keys").addEventListener("change", () => write(byId("single-keys").checked));
     byId("help-open").addEventListener("click", () => this.open());
@@ -38,7 +48,8 @@ export class Shortcuts {
 
   /** @param {KeyboardEvent} event */
   onKey(event) {
-    if (event.defaultPrevented || event.isComposing || document.querySelector("dialog[open]")) return;
+    if (event.defaultPrevented || event.isComposing || document.querySelector("dialog[open]"))
+      return;
     const run = this.find(event);
     if (!run) return;
     event.preventDefault();
@@ -57,7 +68,8 @@ export class Shortcuts {
 
 /** @param {EventTarget | null} target */
 function isTyping(target) {
-  if (target instanceof HTMLInputElement) return !["range", "radio", "checkbox"].includes(target.type);
+  if (target instanceof HTMLInputElement)
+    return !["range", "radio", "checkbox"].includes(target.type);
   return target instanceof HTMLTextAreaElement || target instanceof HTMLSelectElement;
 }
 
@@ -73,5 +85,7 @@ function read() {
 function write(isOn) {
   try {
     localStorage.setItem(STORE, isOn ? "on" : "off");
-  } catch { /* as above */ }
+  } catch {
+    /* as above */
+  }
 }

@@ -42,7 +42,7 @@ export function pythonCode(settings, card, { url, hasKey, label }) {
     "",
     "reply = httpx.post(",
     `    ${JSON.stringify(`${url}/v1/generations`)},`,
-    ...(hasKey ? ["    headers={\"Authorization\": f\"Bearer {os.environ['BAR_API_KEY']}\"},"] : []),
+    ...(hasKey ? ['    headers={"Authorization": f"Bearer {os.environ[\'BAR_API_KEY\']}"},'] : []),
     `    json={\n${fields(essentials(settings, card), 8)},\n    },`,
     `    timeout=${card.limits.max_timeout_s},`,
     ")",
@@ -113,5 +113,10 @@ function quoted(text) {
 
 /** @param {string} label name of a class, as part of a file's name */
 function stem(label) {
-  return label.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "") || "image";
+  return (
+    label
+      .toLowerCase()
+      .replace(/[^a-z0-9]+/g, "-")
+      .replace(/^-|-$/g, "") || "image"
+  );
 }

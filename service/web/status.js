@@ -35,7 +35,8 @@ export class StatusLine {
     this.bar.value = told.progress;
     this.line.textContent = progressText(told);
     const quarter = Math.floor(told.progress * 4) * 25;
-    const turning = told.status === "queued" ? progressText({ ...told, eta_s: null }) : `Drawing, ${quarter} %`;
+    const turning =
+      told.status === "queued" ? progressText({ ...told, eta_s: null }) : `Drawing, ${quarter} %`;
     if (turning !== this.said) this.announce(turning);
     this.said = turning;
   }
@@ -54,13 +55,20 @@ export class StatusLine {
    */
   fail(error, onRetry) {
     this.end("");
-    const { isTemporary = false, retryAfterS = null, requestId = null, status = 0 } = /** @type {any} */ (error);
+    const {
+      isTemporary = false,
+      retryAfterS = null,
+      requestId = null,
+      status = 0,
+    } = /** @type {any} */ (error);
     const wait = isTemporary && retryAfterS ? ` Try again in ${duration(retryAfterS)}.` : "";
     const text = element("p", {}, element("strong", {}, sentence(error.message)), wait);
     if (requestId) text.append(element("span", { className: "aside" }, ` Request ${requestId}`));
     const parts = [icon("warning"), text];
     if (isTemporary || status === 0) {
-      parts.push(element("button", { type: "button", className: "quiet", onclick: onRetry }, "Try again"));
+      parts.push(
+        element("button", { type: "button", className: "quiet", onclick: onRetry }, "Try again"),
+      );
     }
     this.failure.replaceChildren(...parts);
   }

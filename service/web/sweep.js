@@ -35,7 +35,9 @@ export class Sweep {
     this.around = null;
     this.isTyped = { columns: false, rows: false };
     for (const side of SIDES) {
-      const options = CHOICES[side].map((field) => element("option", { value: field }, AXIS_NAMES[field]));
+      const options = CHOICES[side].map((field) =>
+        element("option", { value: field }, AXIS_NAMES[field]),
+      );
       byId(`${side}-field`).append(...options);
       byId(`${side}-field`).addEventListener("change", () => this.onField(side));
       byId(`${side}-values`).addEventListener("input", () => {
@@ -43,7 +45,9 @@ export class Sweep {
         this.read();
       });
     }
-    byId("sweep-grid").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => this.onKey(event));
+    byId("sweep-grid").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) =>
+      this.onKey(event),
+    );
   }
 
   /**
@@ -87,7 +91,9 @@ export class Sweep {
     });
     const isRight = !columns.problem && !rows.problem;
     const images = count(columns.values.length * rows.values.length, "image");
-    byId("sweep-note").textContent = isRight ? `${images}, ${MAX_AT_ONCE} at a time. All else is as in the settings.` : "";
+    byId("sweep-note").textContent = isRight
+      ? `${images}, ${MAX_AT_ONCE} at a time. All else is as in the settings.`
+      : "";
     return isRight ? { columns, rows } : null;
   }
 
@@ -129,8 +135,16 @@ export class Sweep {
    */
   show({ columns, rows }, settings, card, label) {
     byId("sweep-foot").hidden = true;
-    const cells = rows.values.map((row) => columns.values.map((column) =>
-      this.cell({ ...settings, num_images: 1, [columns.field]: column, [rows.field]: row }, card, columns, rows)));
+    const cells = rows.values.map((row) =>
+      columns.values.map((column) =>
+        this.cell(
+          { ...settings, num_images: 1, [columns.field]: column, [rows.field]: row },
+          card,
+          columns,
+          rows,
+        ),
+      ),
+    );
     cells[0][0].button.tabIndex = 0;
     const caption = `${label}: ${AXIS_NAMES[columns.field]} × ${AXIS_NAMES[rows.field]}`;
     this.grid = { columns, rows, cells, caption };
@@ -147,8 +161,20 @@ export class Sweep {
    */
   cell(settings, card, columns, rows) {
     const { node, draw } = tokenRaster(card.num_steps, settings.order);
-    const name = [columns, rows].map(({ field }) => `${AXIS_NAMES[field]} ${settings[field]}`).join(", ");
-    const button = element("button", { type: "button", className: "cell", tabIndex: -1, "aria-disabled": "true", "aria-label": `${name}: not drawn yet` }, node);
+    const name = [columns, rows]
+      .map(({ field }) => `${AXIS_NAMES[field]} ${settings[field]}`)
+      .join(", ");
+    const button = element(
+      "button",
+      {
+        type: "button",
+        className: "cell",
+        tabIndex: -1,
+        "aria-disabled": "true",
+        "aria-label": `${name}: not drawn yet`,
+      },
+      node,
+    );
     /** @type {Cell} */
     const cell = { settings, button, draw, share: 0, image: null, name };
     button.addEventListener("click", () => cell.image && this.onTake(settings));
@@ -158,8 +184,12 @@ export class Sweep {
   /** @param {KeyboardEvent} event */
   onKey(event) {
     const cells = this.grid?.cells;
-    const at = cells?.flatMap((row, y) => row.map((cell, x) => ({ cell, x, y }))).find(({ cell }) => cell.button === event.target);
-    const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    const at = cells
+      ?.flatMap((row, y) => row.map((cell, x) => ({ cell, x, y })))
+      .find(({ cell }) => cell.button === event.target);
+    const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[
+      event.key
+    ];
     if (!cells || !at || !step) return;
     const next = cells[at.y + step[1]]?.[at.x + step[0]];
     event.preventDefault();
@@ -178,7 +208,11 @@ export class Sweep {
  */
 async function fill(cell, signal, report) {
   try {
-    await withPatience(() => drawCell(cell, signal, report), signal, () => cell.button.setAttribute("aria-label", `${cell.name}: waiting, the server is busy`));
+    await withPatience(
+      () => drawCell(cell, signal, report),
+      signal,
+      () => cell.button.setAttribute("aria-label", `${cell.name}: waiting, the server is busy`),
+    );
   } catch (error) {
     if (!(error instanceof ApiError) || error.concernsAll) throw error;
     cell.button.replaceChildren(icon("warning"));
@@ -227,12 +261,35 @@ function overall(cells, elapsedS) {
 function tableOf({ columns, rows, cells, caption }) {
   const heads = columns.values.map((value) => element("th", { scope: "col" }, String(value)));
   const body = rows.values.map((value, y) =>
-    element("tr", {}, element("th", { scope: "row" }, String(value)), ...cells[y].map(({ button }) => element("td", {}, button))));
-  const table = element("table", { className: "grid", role: "grid" },
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, String(value)),
+      ...cells[y].map(({ button }) => element("td", {}, button)),
+    ),
+  );
+  const table = element(
+    "table",
+    { className: "grid", role: "grid" },
     element("caption", {}, caption),
-    element("thead", {},
-      element("tr", {}, element("td", { className: "corner" }, `${AXIS_NAMES[rows.field]} ↓`, element("br"), `${AXIS_NAMES[columns.field]} →`), ...heads)),
-    element("tbody", {}, ...body));
+    element(
+      "thead",
+      {},
+      element(
+        "tr",
+        {},
+        element(
+          "td",
+          { className: "corner" },
+          `${AXIS_NAMES[rows.field]} ↓`,
+          element("br"),
+          `${AXIS_NAMES[columns.field]} →`,
+        ),
+        ...heads,
+      ),
+    ),
+    element("tbody", {}, ...body),
+  );
   table.style.setProperty("--columns", String(columns.values.length));
   return table;
 }

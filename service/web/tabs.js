@@ -9,7 +9,8 @@
  */
 export function connectTabs(tablist, onSelect) {
   const tabs = /** @type {HTMLElement[]} */ ([...tablist.querySelectorAll('[role="tab"]')]);
-  const selected = () => tabs.find((tab) => tab.getAttribute("aria-selected") === "true") ?? tabs[0];
+  const selected = () =>
+    tabs.find((tab) => tab.getAttribute("aria-selected") === "true") ?? tabs[0];
 
   /** @param {HTMLElement} chosen */
   function select(chosen) {

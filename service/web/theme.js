@@ -28,7 +28,9 @@
     const theme = THEMES[(THEMES.indexOf(root.dataset.theme ?? "system") + 1) % THEMES.length];
     try {
       localStorage.setItem(STORE, theme);
-    } catch { /* as above */ }
+    } catch {
+      /* as above */
+    }
     apply(theme);
   };
 

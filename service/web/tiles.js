@@ -68,7 +68,9 @@ export class Tiles {
   /** @param {import("./api.js").PartialImage} partial */
   preview({ index, b64_json, progress }) {
     const alt = `${this.label}, ${percent(progress)} drawn`;
-    this.tiles[index].picture.replaceChildren(element("img", { alt, src: `data:image/png;base64,${b64_json}` }));
+    this.tiles[index].picture.replaceChildren(
+      element("img", { alt, src: `data:image/png;base64,${b64_json}` }),
+    );
     this.tiles[index].caption.textContent = percent(progress);
   }
 
@@ -96,10 +98,23 @@ export class Tiles {
     const take = () => this.onTake({ ...settings, seed, num_images: 1 });
     const name = fileName(settings, seed);
     return [
-      element("button", { type: "button", className: "seed", title: "Keep this seed", onclick: take },
-        element("span", { className: "unseen" }, "Keep seed "), String(seed)),
-      element("a", { className: "button quiet square", href: url, download: name, title: `Download ${name}`, "aria-label": `Download seed ${seed}` },
-        icon("download")),
+      element(
+        "button",
+        { type: "button", className: "seed", title: "Keep this seed", onclick: take },
+        element("span", { className: "unseen" }, "Keep seed "),
+        String(seed),
+      ),
+      element(
+        "a",
+        {
+          className: "button quiet square",
+          href: url,
+          download: name,
+          title: `Download ${name}`,
+          "aria-label": `Download seed ${seed}`,
+        },
+        icon("download"),
+      ),
     ];
   }
 
@@ -132,7 +147,12 @@ function emptyTile(card, order) {
   const { node, draw } = tokenRaster(card.num_steps, order);
   const picture = element("div", { className: "picture" }, node);
   const caption = element("figcaption");
-  return { figure: element("figure", { className: "tile" }, picture, caption), picture, caption, draw };
+  return {
+    figure: element("figure", { className: "tile" }, picture, caption),
+    picture,
+    caption,
+    draw,
+  };
 }
 
 /** @param {string} base64 */

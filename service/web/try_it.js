@@ -23,18 +23,33 @@ export function tryIt(method, path, operation, api) {
   const answer = element("div", { className: "answer" });
   answer.setAttribute("aria-live", "polite");
   const send = element("button", { type: "submit" }, "Send");
-  const form = element("form", { className: "try", noValidate: true },
+  const form = element(
+    "form",
+    { className: "try", noValidate: true },
     ...given.map(({ name, input }) => element("label", {}, name, input)),
-    ...(accept ? [element("label", {}, "Accept", element("div", { className: "select" }, accept, icon("down")))] : []),
+    ...(accept
+      ? [
+          element(
+            "label",
+            {},
+            "Accept",
+            element("div", { className: "select" }, accept, icon("down")),
+          ),
+        ]
+      : []),
     ...(body ? [element("label", { className: "wide" }, "Body", body)] : []),
-    send);
+    send,
+  );
   form.addEventListener("submit", async (/** @type {Event} */ event) => {
     event.preventDefault();
     send.disabled = true;
     answer.replaceChildren(element("p", { className: "aside" }, "Waiting for the answer …"));
-    answer.replaceChildren(...await exchange(method, addressOf(path, given), {
-      headers: headersOf(given, accept, body), body: contentOf(body),
-    }));
+    answer.replaceChildren(
+      ...(await exchange(method, addressOf(path, given), {
+        headers: headersOf(given, accept, body),
+        body: contentOf(body),
+      })),
+    );
     send.disabled = false;
   });
   return element("details", {}, element("summary", {}, icon("down"), "Try it"), form, answer);
@@ -44,7 +59,16 @@ export function tryIt(method, path, operation, api) {
 function parametersOf(operation) {
   return (operation.parameters ?? []).map((/** @type {any} */ { name, in: place, schema }) => {
     const fallback = schema.default ?? "";
-    return { name, place, input: element("input", { type: "text", autocomplete: "off", spellcheck: false, placeholder: String(fallback) }) };
+    return {
+      name,
+      place,
+      input: element("input", {
+        type: "text",
+        autocomplete: "off",
+        spellcheck: false,
+        placeholder: String(fallback),
+      }),
+    };
   });
 }
 
@@ -57,8 +81,13 @@ function bodyOf(operation, api) {
   const [[type, { schema }]] = Object.entries(operation.requestBody?.content ?? { "": {} });
   if (!type) return null;
   if (type !== "application/json") return element("input", { type: "file", accept: type });
-  const example = operation.requestBody.content[type].example ?? resolve(schema, api).examples?.[0] ?? {};
-  return element("textarea", { rows: 6, spellcheck: false, value: JSON.stringify(example, null, 2) });
+  const example =
+    operation.requestBody.content[type].example ?? resolve(schema, api).examples?.[0] ?? {};
+  return element("textarea", {
+    rows: 6,
+    spellcheck: false,
+    value: JSON.stringify(example, null, 2),
+  });
 }
 
 /** @param {Operation} operation @returns {HTMLSelectElement | null} */
@@ -90,8 +119,13 @@ function addressOf(path, given) {
 function headersOf(given, accept, body) {
   const headers = new Headers(keyHeaders());
   if (accept) headers.set("accept", accept.value);
-  if (body) headers.set("content-type", body instanceof HTMLTextAreaElement ? "application/json" : body.accept);
-  for (const { name, place, input } of given) if (place === "header" && input.value) headers.set(name, input.value);
+  if (body)
+    headers.set(
+      "content-type",
+      body instanceof HTMLTextAreaElement ? "application/json" : body.accept,
+    );
+  for (const { name, place, input } of given)
+    if (place === "header" && input.value) headers.set(name, input.value);
   return headers;
 }
 
@@ -108,10 +142,14 @@ function contentOf(body) {
  */
 async function exchange(method, address, options) {
   try {
-    const reply = await fetch(new URL(address, document.baseURI), { method: method.toUpperCase(), ...options });
+    const reply = await fetch(new URL(address, document.baseURI), {
+      method: method.toUpperCase(),
+      ...options,
+    });
     const status = element("p", {}, element("strong", {}, `${reply.status} ${reply.statusText}`));
     const type = reply.headers.get("content-type") ?? "";
-    if (type.startsWith("image/")) return [status, shown([URL.createObjectURL(await reply.blob())])];
+    if (type.startsWith("image/"))
+      return [status, shown([URL.createObjectURL(await reply.blob())])];
     return [status, ...textParts(await reply.text())];
   } catch (error) {
     return [element("p", {}, `No answer: ${/** @type {Error} */ (error).message}`)];
@@ -130,12 +168,19 @@ function textParts(text) {
     images.push(`data:image/${format};base64,${data}`);
     return `"b64_json": "… ${data.length} characters"`;
   });
-  return [...(images.length ? [shown(images)] : []), element("pre", { tabIndex: 0 }, pretty(short))];
+  return [
+    ...(images.length ? [shown(images)] : []),
+    element("pre", { tabIndex: 0 }, pretty(short)),
+  ];
 }
 
 /** @param {string[]} sources */
 function shown(sources) {
-  return element("div", { className: "images" }, ...sources.map((src, i) => element("img", { src, alt: `Image ${i + 1} of the answer` })));
+  return element(
+    "div",
+    { className: "images" },
+    ...sources.map((src, i) => element("img", { src, alt: `Image ${i + 1} of the answer` })),
+  );
 }
 
 /** @param {string} text */
