@@ -7,6 +7,7 @@ arXiv 2212.09748 §3.2 (adaLN-zero), and the published training code.
 from torch import nn
 
 from model.generator import Generator
+from model.image_encoder import VitEncoder
 from model.masked_bit_head import HeadBlock, MaskedBitHead
 from model.quantizer import SHIFT
 from model.tokenizer import Tokenizer
@@ -40,9 +41,11 @@ def initialise_tokenizer(tokenizer: Tokenizer) -> None:
     """Draw the vision transformers' matrices, and put the quantizer's threshold at zero.
 
     The published formula rounds at z = -3.8. Left there, every bit starts as 1 with hardly any
-    gradient, and most of a short run is spent on finding the threshold.
+    gradient, and most of a short run is spent on finding the threshold. SigLIP2 is left as it is:
+    its frozen half and its trained one have to start alike.
     """
-    for part in (tokenizer.encoder, tokenizer.decoder):
+    encoder = tokenizer.encoder if isinstance(tokenizer.encoder, VitEncoder) else None
+    for part in (encoder, tokenizer.decoder):
         for module in part.modules() if part is not None else ():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=INITIAL_STD)

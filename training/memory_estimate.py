@@ -20,6 +20,7 @@ from model.generator import Generator
 from model.tokenizer import Tokenizer
 from training.generator_stage import masked_bit_loss
 from training.mixed_precision import autocast
+from training.recomputation import recompute_blocks
 from training.trainer import TrainerConfig
 
 FLOAT_BYTES = 4
@@ -109,6 +110,8 @@ def _estimate(
         torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value),
     ):
         model = model.to_empty(device="cpu")
+        if training.recompute:
+            recompute_blocks(model)
         with autocast("cpu", training.precision):
             loss = run(model)
         parameters = list(model.parameters())

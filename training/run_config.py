@@ -13,6 +13,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 from model.config import GeneratorConfig, SamplingConfig, TokenizerConfig, check_pair
 from training.generator_stage import GeneratorLossConfig
 from training.image_data import Crop
+from training.pretrained import NetworksConfig
 from training.section import Section
 from training.tokenizer_loss import TokenizerLossWeights
 from training.trainer import TrainerConfig
@@ -62,6 +63,7 @@ class TokenizerRecipe(Section):
     tokenizer: TokenizerSize
     losses: TokenizerLossWeights = TokenizerLossWeights()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    networks: NetworksConfig = NetworksConfig()
     training: TrainerConfig
 
 

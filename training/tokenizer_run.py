@@ -7,6 +7,7 @@ generator` and `bar finetune` take as `--tokenizer`.
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.image_encoder import Siglip2Encoder
 from model.tokenizer import Tokenizer
 from training.config_files import to_yaml
 from training.data_path import open_source
@@ -19,6 +20,7 @@ from training.perceptual_losses import build_losses
 from training.run_config import TokenizerRun
 from training.run_folder import BAD_IMAGES_FILE, MODEL_FOLDER, claim
 from training.run_stage import Session, check_room, fit, seeded
+from training.siglip2_weights import load_siglip2
 from training.tokenizer_files import load_tokenizer, save_tokenizer
 from training.tokenizer_stage import TokenizerStage
 
@@ -52,7 +54,7 @@ def train_tokenizer(run: TokenizerRun, session: Session) -> Path:
         pictures.train,
         pictures.held_out,
         run.losses,
-        build_losses(run.losses, tokenizer),
+        build_losses(run.losses, tokenizer, run.networks),
         run.training.held_out_batch,
     )
     try:
@@ -76,6 +78,8 @@ def starting_tokenizer(run: TokenizerRun) -> Tokenizer:
         with seeded(run.seed, "tokenizer"):
             tokenizer = Tokenizer(run.tokenizer)
             initialise_tokenizer(tokenizer)
+        if isinstance(tokenizer.encoder, Siglip2Encoder) and run.networks.siglip2 is not None:
+            load_siglip2(tokenizer.encoder, run.networks.siglip2)
         return tokenizer
     tokenizer = load_tokenizer(run.start_from)
     if tokenizer.config != run.tokenizer:

@@ -26,6 +26,7 @@ from training.prefetch import Examples, Prefetch
 from training.processes import OneProcess, Processes
 from training.progress import Progress
 from training.randomness import batch_indices, derive_seed
+from training.recomputation import recompute_blocks
 from training.run_checkpoints import RunCheckpoints, read_checkpoint
 from training.section import Section
 from training.weight_average import WeightAverage
@@ -49,6 +50,7 @@ class TrainerConfig(Section):
     checkpoints_kept: int = Field(default=2, ge=1)  # beside the best
     micro_batches: int = Field(default=1, ge=1)  # a step's batch in so many parts, for memory
     precision: Precision = "float32"
+    recompute: bool = False  # what blocks compute inside, when gradients need it: less memory
     held_out_batch: int = Field(default=1024, ge=1)
 
     @model_validator(mode="after")
@@ -127,9 +129,11 @@ class Trainer:
                 f"a batch of {config.batch_size} cannot be shared by {processes.count} processes "
                 f"in {config.micro_batches} parts each: choose a multiple of {self.num_parts}"
             )
-        self.optimiser = build_optimiser(stage.model, config.optimiser)
         decay = config.average_decay
         self.average = None if decay is None else WeightAverage(stage.model, decay)
+        if config.recompute:
+            recompute_blocks(stage.model)
+        self.optimiser = build_optimiser(stage.model, config.optimiser)
         self.checkpoints = RunCheckpoints(folder / "checkpoints", config.checkpoints_kept)
         self.log = MetricsLog(folder / METRICS_FILE)
         self.step = 0
