@@ -13,6 +13,7 @@ from service.jobs import IdempotencyKey, JobState
 from service.memory_record import Record
 from service.queue_policy import QueuePolicy, key_mismatch
 
+MAX_KEYS = 100_000
 MAX_RESULT_BYTES = 256 * 2**20  # of all ended jobs' images; beyond it the oldest go early
 
 Line = OrderedDict[str, Record]  # the first is the first to be let go
@@ -113,6 +114,8 @@ class IdempotencyKeys:
         name = owner, key.key_hash
         self._known[name] = job_id, key.fingerprint, self._clock() + self._ttl_s
         self._known.move_to_end(name)
+        if len(self._known) > MAX_KEYS:
+            self._known.popitem(last=False)
 
     def tidy(self) -> None:
         """Forget keys whose time is over."""

@@ -70,9 +70,11 @@ class MemoryJobQueue:
         is_awaited: bool = True,  # noqa: ARG002 - nothing is lost here
     ) -> str:
         if idempotency and (known_id := self._idempotency.find(job.owner, idempotency)):
-            if self._book.find(known_id):
+            first = self._book.find(known_id)
+            # What failed through no fault of its own is asked for again, as its client was told.
+            if first and not first.failed_retryably:
                 return known_id
-            job = replace(job, id=known_id)
+            job = job if first else replace(job, id=known_id)
         elif known := self._book.find(job.id):
             if (known.job.owner, known.job.fingerprint) != (job.owner, job.fingerprint):
                 raise id_mismatch()

@@ -54,6 +54,11 @@ class Record:
         if self.outcome:
             self.outcome = replace(self.outcome, result=None)
 
+    @property
+    def failed_retryably(self) -> bool:
+        outcome = self.outcome
+        return outcome is not None and outcome.state is JobState.FAILED and outcome.is_retryable
+
     def touch(self) -> None:
         """Let those who follow the job look at it again."""
         self.version += 1

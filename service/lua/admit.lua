@@ -14,8 +14,12 @@ if hash ~= '' then
   local meant = redis.call('HMGET', idem, 'id', 'fingerprint')
   if meant[1] then
     if meant[2] ~= key_fingerprint then return {'conflict', 'key'} end
-    is_keys = meant[1] ~= id
-    id = meant[1]  -- if the record of its job is gone, this one takes its place
+    local first = redis.call('HMGET', job_key(meant[1]), 'state', 'retryable')
+    -- What failed through no fault of its own is asked for again, as its client was told to do.
+    if not (first[1] == 'failed' and first[2] == '1') then
+      is_keys = meant[1] ~= id
+      id = meant[1]  -- if the record of its job is gone, this one takes its place
+    end
   end
 end
 local known = redis.call('HMGET', job_key(id), 'owner', 'fingerprint', 'api')

@@ -127,6 +127,23 @@ async def test_an_idempotency_key_stands_for_one_job(ends: Ends) -> None:
     assert 2 == (await ends.api.stats()).num_accepted
 
 
+async def test_a_key_whose_job_failed_retryably_stands_for_the_next(ends: Ends) -> None:
+    """A client that was told to try again does, under its key; the failed job stays as it ended."""
+    key = IdempotencyKey(key_hash="k", fingerprint="body")
+    await ends.api.admit(job("a"), idempotency=key)
+    for _ in range(POLICY.max_attempts):
+        (claim,) = await ends.work.claim(1)
+        await ends.work.fail(claim, "cold", is_retryable=True)
+        ends.clock.now += POLICY.max_backoff_s
+    assert JobState.FAILED is await ends.api.state("a")
+    assert "b" == await ends.api.admit(job("b"), idempotency=key)
+    assert "b" == await ends.api.admit(job("c"), idempotency=key)
+    assert JobState.FAILED is await ends.api.state("a")
+    (claim,) = await ends.work.claim(1)
+    await ends.work.fail(claim, "its own fault")
+    assert "b" == await ends.api.admit(job("d"), idempotency=key)
+
+
 async def test_a_completed_job_reaches_its_waiter(ends: Ends) -> None:
     """`wait` gives the result, byte for byte, to whoever waits before and after the end."""
     await ends.api.admit(job("a"))
