@@ -36,10 +36,6 @@ def build_losses(
     weights: TokenizerLossWeights, tokenizer: Tokenizer, networks: NetworksConfig
 ) -> dict[str, Loss]:
     """Return the losses that `weights` name. Raises TrainingError for one that cannot be had."""
-    if weights.adversarial:
-        raise TrainingError(
-            "this version has no discriminator: set losses.adversarial to 0 to train without"
-        )
     device = next(tokenizer.parameters()).device
     losses = dict(PIXEL_LOSSES)
     if weights.clip:

@@ -10,9 +10,10 @@ from training.generator_stage import GeneratorLossConfig
 from training.optimiser import OptimiserConfig
 from training.order_annealing import OrderAnnealing
 from training.pretrained import NetworksConfig
-from training.run_config import DiscriminatorConfig, GeneratorRecipe, TokenizerRecipe
+from training.run_config import GeneratorRecipe, TokenizerRecipe
 from training.tokenizer_loss import TokenizerLossWeights
 from training.trainer import TrainerConfig
+from training.turns import DiscriminatorConfig
 
 
 def _published_tokenizer(name: str, model: str) -> TokenizerRecipe:
@@ -23,7 +24,9 @@ def _published_tokenizer(name: str, model: str) -> TokenizerRecipe:
             l2=1.0, l1=0.1, lpips=1.0, convnext=0.1, gram=10.0, clip=0.7, adversarial=0.05
         ),
         discriminator=DiscriminatorConfig(start=100_000, learning_rate=1e-4, warmup_steps=10_000),
-        networks=NetworksConfig(siglip2="google/siglip2-so400m-patch16-naflex"),
+        networks=NetworksConfig(
+            siglip2="google/siglip2-so400m-patch16-naflex", dino="facebook/dino-vits8"
+        ),
         training=TrainerConfig(
             num_steps=200_000,
             batch_size=256,

@@ -23,6 +23,7 @@ class NetworksConfig(Section):
     """Where pretrained networks are on this machine."""
 
     folder: Path | None = None
+    dino: str | None = None  # what the discriminator looks through
     siglip2: str | None = None  # where a SigLIP2 encoder starts; None starts from random weights
 
 

@@ -17,6 +17,7 @@ from training.pretrained import NetworksConfig
 from training.section import Section
 from training.tokenizer_loss import TokenizerLossWeights
 from training.trainer import TrainerConfig
+from training.turns import DiscriminatorConfig
 
 Configured = GeneratorConfig | TokenizerConfig | SamplingConfig
 
@@ -45,14 +46,6 @@ class DataConfig(Section):
     max_held_out: int = Field(default=5000, ge=1)
     split_seed: int = 0
     threads: int = Field(default=4, ge=1)
-
-
-class DiscriminatorConfig(Section):
-    """When the adversarial loss begins, and how its network is trained."""
-
-    start: int = Field(default=100_000, ge=0)
-    learning_rate: float = Field(default=1e-4, gt=0)
-    warmup_steps: int = Field(default=10_000, ge=0)
 
 
 class TokenizerRecipe(Section):

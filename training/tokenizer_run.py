@@ -11,6 +11,7 @@ from model.image_encoder import Siglip2Encoder
 from model.tokenizer import Tokenizer
 from training.config_files import to_yaml
 from training.data_path import open_source
+from training.discriminator import load_discriminator
 from training.errors import TrainingError
 from training.held_out import stratified_split
 from training.image_data import BadImages, ImageData
@@ -23,6 +24,7 @@ from training.run_stage import Session, check_room, fit, seeded
 from training.siglip2_weights import load_siglip2
 from training.tokenizer_files import load_tokenizer, save_tokenizer
 from training.tokenizer_stage import TokenizerStage
+from training.turns import Opponent
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def train_tokenizer(run: TokenizerRun, session: Session) -> Path:
         run.losses,
         build_losses(run.losses, tokenizer, run.networks),
         run.training.held_out_batch,
+        _opponent(run, session),
     )
     try:
         fit(session, stage, run.training, run.seed)
@@ -92,6 +95,13 @@ def starting_tokenizer(run: TokenizerRun) -> Tokenizer:
     if run.trained == "decoder":
         tokenizer.quantizer.out_proj.requires_grad_(True)
     return tokenizer
+
+
+def _opponent(run: TokenizerRun, session: Session) -> Opponent | None:
+    if not run.losses.adversarial:
+        return None
+    discriminator = load_discriminator(run.networks.dino, run.seed).to(session.device)
+    return Opponent(discriminator, run.discriminator)
 
 
 def _open(run: TokenizerRun) -> _Pictures:

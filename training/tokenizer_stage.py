@@ -17,9 +17,11 @@ from torch.nn import functional as F
 
 from model.quantizer import codes_to_bits
 from model.tokenizer import Tokenizer, to_uint8
+from training.discriminator import discriminator_loss, on_byte_grid
 from training.pictures import save_pairs
 from training.pixel_data import PixelData
 from training.tokenizer_loss import PIXEL_LOSSES, Loss, TokenizerLossWeights, tokenizer_loss
+from training.turns import Opponent
 
 logger = logging.getLogger(__name__)
 
@@ -41,18 +43,38 @@ class TokenizerStage:
         weights: TokenizerLossWeights,
         losses: Mapping[str, Loss] = PIXEL_LOSSES,
         held_out_batch: int = 1024,
+        opponent: Opponent | None = None,
     ) -> None:
         self.model = model
         self.images, self.held_out, self.weights, self.losses = images, held_out, weights, losses
         self.num_examples = len(images)
         self.held_out_batch = held_out_batch
+        self.opponent = opponent
 
     def fetch(self, batch: Tensor, seed: int) -> tuple[Tensor, ...]:
         return (self.images.fetch(batch, seed),)
 
-    def loss(self, examples: tuple[Tensor, ...], step: int) -> tuple[Tensor, dict[str, float]]:  # noqa: ARG002
-        pixels = self._moved(examples[0])
-        return tokenizer_loss(self.model(pixels), pixels, self.weights, self.losses)
+    def loss(self, examples: tuple[Tensor, ...], step: int) -> tuple[Tensor, dict[str, float]]:
+        """Return the tokenizer's loss, or its opponent's where it is the opponent's turn."""
+        pixels, opponent = self._moved(examples[0]), self.opponent
+        if opponent is not None and opponent.has_turn(step):
+            return self._opponents_loss(opponent, pixels)
+        output = self.model(pixels)
+        total, values = tokenizer_loss(output, pixels, self.weights, self.losses)
+        if opponent is not None and opponent.has_begun(step):
+            adversarial = -opponent.module(output.reconstruction).mean()
+            total = total + self.weights.adversarial * adversarial
+            values["adversarial"] = adversarial.item()
+        return total, values
+
+    def _opponents_loss(
+        self, opponent: Opponent, pixels: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        with torch.no_grad():
+            fake = on_byte_grid(self.model(pixels).reconstruction.float())
+        real_verdicts, fake_verdicts = opponent.module(pixels), opponent.module(fake)
+        loss = discriminator_loss(real_verdicts, fake_verdicts)
+        return loss, {"discriminator": loss.item()}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Measure reconstructions of all held-out images, and how much each bit carries."""

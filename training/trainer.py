@@ -29,6 +29,7 @@ from training.randomness import batch_indices, derive_seed
 from training.recomputation import recompute_blocks
 from training.run_checkpoints import RunCheckpoints, read_checkpoint
 from training.section import Section
+from training.turns import Opponent
 from training.weight_average import WeightAverage
 
 Metrics = dict[str, float]
@@ -102,6 +103,8 @@ class StageLoss(nn.Module):
     def __init__(self, stage: Stage) -> None:
         super().__init__()
         self.model, self._stage = stage.model, stage
+        opponent: Opponent | None = getattr(stage, "opponent", None)
+        self.opponent = None if opponent is None else opponent.module
 
     def forward(self, examples: Examples, step: int) -> tuple[Tensor, Metrics]:
         return self._stage.loss(examples, step)
@@ -134,6 +137,10 @@ class Trainer:
         if config.recompute:
             recompute_blocks(stage.model)
         self.optimiser = build_optimiser(stage.model, config.optimiser)
+        self.opponent: Opponent | None = getattr(stage, "opponent", None)
+        self.opponents_optimiser = (
+            None if self.opponent is None else self.opponent.build_optimiser(config.optimiser)
+        )
         self.checkpoints = RunCheckpoints(folder / "checkpoints", config.checkpoints_kept)
         self.log = MetricsLog(folder / METRICS_FILE)
         self.step = 0
@@ -169,17 +176,23 @@ class Trainer:
         return self.stage.fetch(mine, derive_seed(self.seed, "variety", step))
 
     def _train_step(self, examples: Examples) -> Metrics:
-        config, model = self.config, self.stage.model
-        learning_rate = config.optimiser.learning_rate_at(self.step, config.num_steps)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate * group["scale"]
+        config, model, optimiser = self.config, self.stage.model, self.optimiser
         model.train()
-        self.optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad(set_to_none=True)
+        learning_rate = config.optimiser.learning_rate_at(self.step, config.num_steps)
+        if self.opponent is not None and self.opponents_optimiser is not None:
+            # Either side's loss leaves gradients on both; only those of whose turn it is are used.
+            self.opponents_optimiser.zero_grad(set_to_none=True)
+            if self.opponent.has_turn(self.step):
+                model, optimiser = self.opponent.module, self.opponents_optimiser
+                learning_rate = self.opponent.learning_rate_at(self.step)
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate * group["scale"]
         loss, metrics = self._accumulate(examples)
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.optimiser.max_grad_norm)
         self._check_finite(loss, norm.item())
-        self.optimiser.step()
-        if self.average is not None:
+        optimiser.step()
+        if self.average is not None and optimiser is self.optimiser:
             self.average.update(model)
         self.step += 1
         return {
@@ -223,8 +236,10 @@ class Trainer:
 
     def _after_step(self, metrics: Metrics) -> None:
         config, is_last = self.config, self.step == self.config.num_steps
-        if self.step % config.log_every == 0 or is_last:
-            self._log("train", metrics)
+        is_opponents = self.opponent is not None and self.opponent.has_turn(self.step - 1)
+        # Two steps in a row are logged: with an opponent they are one of either side.
+        if self.step % config.log_every in (0, 1 if self.opponent else 0) or is_last:
+            self._log("discriminator" if is_opponents else "train", metrics)
         self.progress.show(self.step, {"loss": metrics["loss"]})
         if self.step % config.validate_every == 0 or is_last:
             self._validate()
@@ -283,6 +298,9 @@ class Trainer:
         if self.average is not None:
             state["average"] = self.average.module.state_dict()
             state["num_averaged"] = self.average.num_updates
+        if self.opponent is not None and self.opponents_optimiser is not None:
+            state["opponent"] = self.opponent.module.state_dict()
+            state["opponents_optimiser"] = self.opponents_optimiser.state_dict()
         self.checkpoints.save(self.step, state)
 
     def _resume(self) -> None:
@@ -302,6 +320,9 @@ class Trainer:
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
             self.average.num_updates = state["num_averaged"]
+        if self.opponent is not None and self.opponents_optimiser is not None:
+            self.opponent.module.load_state_dict(state["opponent"])
+            self.opponents_optimiser.load_state_dict(state["opponents_optimiser"])
         self._forget_after(self.step)
 
     def _forget_after(self, step: int) -> None:

@@ -201,10 +201,3 @@ def test_all_losses_together(
     assert expected == pytest.approx(total.item(), rel=1e-5)
     total.backward()
     assert next(tokenizer.decoder.parameters()).grad is not None
-
-
-def test_adversarial_loss_is_refused_by_name(tokenizer: Tokenizer) -> None:
-    """What this version cannot do is said before training starts."""
-    weights = TokenizerLossWeights(adversarial=0.05)
-    with pytest.raises(TrainingError, match=r"set losses\.adversarial to 0"):
-        build_losses(weights, tokenizer, NetworksConfig())

@@ -1,0 +1,186 @@
+"""The tokenizer's opponent, over a tiny vision transformer with random weights."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.training.pictures_on_disk import picture_folder
+from tests.training.test_trainer import assert_same
+from tests.training.tiny_runs import make_trainer, tokenizer_stage, trainer_config
+from training.commands import train
+from training.discriminator import (
+    Discriminator,
+    GroupedBatchNorm,
+    discriminator_loss,
+    fitted,
+    load_discriminator,
+    on_byte_grid,
+)
+from training.errors import TrainingError
+from training.run_checkpoints import read_checkpoint
+from training.tokenizer_loss import TokenizerLossWeights
+from training.tokenizer_stage import TokenizerStage
+from training.turns import DiscriminatorConfig, Opponent
+
+transformers = pytest.importorskip("transformers", reason="pip install 'bar-serve[siglip2]'")
+
+
+def dino() -> Any:
+    """Return a vision transformer of three blocks that looks at 16×16 pixels."""
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=8,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=16,
+        patch_size=8,
+    )
+    return transformers.ViTModel(config, add_pooling_layer=False)
+
+
+def discriminator() -> Discriminator:
+    """Return heads over it."""
+    network = dino()
+    torch.manual_seed(1)
+    return Discriminator(network)
+
+
+def stage() -> TokenizerStage:
+    """Return the tiny tokenizer's stage with an opponent from step 2 on."""
+    plain = tokenizer_stage()
+    config = DiscriminatorConfig(start=2, learning_rate=1e-2, warmup_steps=2)
+    return TokenizerStage(
+        plain.model,
+        plain.images,
+        plain.held_out,
+        TokenizerLossWeights(adversarial=0.05),
+        opponent=Opponent(discriminator(), config),
+    )
+
+
+def test_every_token_of_every_readout_is_judged() -> None:
+    """Embedding and third block, four tokens each; the frozen network is no part of the state."""
+    network = discriminator()
+    verdicts = network(torch.rand(3, 3, 24, 24) * 2 - 1)
+    assert (3, 2 * 4) == tuple(verdicts.shape)
+    assert all(name.startswith("heads.") for name in network.state_dict())
+    assert all(name.startswith("heads.") for name, _ in network.named_parameters())
+
+
+def test_published_readouts() -> None:
+    """Of twelve blocks five states are read: the embedding, and after blocks 2, 5, 8 and 11."""
+    config = transformers.ViTConfig(hidden_size=8, num_hidden_layers=12, num_attention_heads=2)
+    network = Discriminator(transformers.ViTModel(config, add_pooling_layer=False))
+    assert [0, 3, 6, 9, 12] == network.readouts
+
+
+def test_norm_is_of_groups_of_eight() -> None:
+    """Each eight pictures are normalised by themselves, and nothing is remembered."""
+    x = torch.randn(16, 4, 5) * 3 + 7
+    normed = GroupedBatchNorm(4)(x)
+    for group in normed.split(8):
+        assert torch.allclose(torch.zeros(4), group.mean(dim=(0, 2)), atol=1e-5)
+        assert torch.allclose(torch.ones(4), group.var(dim=(0, 2), correction=0), atol=1e-3)
+    assert torch.equal(GroupedBatchNorm(4)(x[:8]), normed[:8])
+
+
+def test_hinge_loss() -> None:
+    """Half the mean shortfall of both sides from their margins; none beyond them."""
+    real, fake = torch.tensor([2.0, 0.0]), torch.tensor([-2.0, 1.0])
+    assert 0.5 * (0.5 + 1.0) == discriminator_loss(real, fake).item()
+
+
+def test_reconstructions_are_seen_as_a_file_holds_them() -> None:
+    """Values are clamped, and lie on the grid of 256."""
+    grid = on_byte_grid(torch.tensor([-1.2, -1.0, 0.001, 0.3, 1.7]))
+    levels = (grid + 1) * 127.5
+    assert torch.allclose(levels.round(), levels, atol=1e-4)
+    assert (-1.0, 1.0) == (grid.min().item(), grid.max().item())
+
+
+@pytest.mark.parametrize("side", [8, 16, 40])
+def test_pictures_of_any_size_fit(side: int) -> None:
+    """Small ones are enlarged, large ones shrunk or cut."""
+    for seed in range(4):
+        torch.manual_seed(seed)
+        assert (2, 3, 16, 16) == tuple(fitted(torch.rand(2, 3, side, side), 16).shape)
+
+
+def test_turns_alternate_from_the_start() -> None:
+    """Before the start the tokenizer alone is trained; then one step each."""
+    opponent = Opponent(torch.nn.Linear(1, 1), DiscriminatorConfig(start=4, warmup_steps=4))
+    assert [4, 6, 8] == [step for step in range(10) if opponent.has_turn(step)]
+    assert [4, 5, 6, 7, 8, 9] == [step for step in range(10) if opponent.has_begun(step)]
+    rates = [opponent.learning_rate_at(step) for step in (4, 6, 8, 400)]
+    assert [0.25e-4, 0.75e-4, 1e-4, 1e-4] == pytest.approx(rates)
+
+
+def weights(module: torch.nn.Module) -> dict[str, Tensor]:
+    """Copy a module's parameters."""
+    return {name: value.detach().clone() for name, value in module.named_parameters()}
+
+
+def test_a_turn_changes_its_own_side(tmp_path: Path) -> None:
+    """A step of the discriminator leaves the tokenizer and its average, and the other way round."""
+    trainer = make_trainer(stage(), tmp_path, trainer_config(num_steps=6))
+    opponent, average = trainer.opponent, trainer.average
+    assert opponent is not None
+    assert average is not None
+    for step in range(6):
+        before = weights(trainer.stage.model), weights(opponent.module), weights(average.module)
+        trainer._train_step(trainer._fetch(step))
+        after = weights(trainer.stage.model), weights(opponent.module), weights(average.module)
+        changed = [
+            any(not torch.equal(old[name], new[name]) for name in old)
+            for old, new in zip(before, after, strict=True)
+        ]
+        is_turn = step in (2, 4)
+        assert [not is_turn, is_turn, not is_turn] == changed, step
+
+
+def test_resume_with_an_opponent_is_exact(tmp_path: Path) -> None:
+    """Both sides, both optimisers and the power iterations go on bitwise."""
+    config = trainer_config(num_steps=8, checkpoint_every=3)
+    make_trainer(stage(), tmp_path / "whole", config).fit()
+    stopped = make_trainer(stage(), tmp_path / "parts", config)
+    for step in range(3):
+        stopped._train_step(stopped._fetch(step))
+    stopped._validate()
+    stopped._save()
+    make_trainer(stage(), tmp_path / "parts", config).fit()
+    ours, theirs = (
+        read_checkpoint(tmp_path / each / "checkpoints" / "step-00000008.pt")
+        for each in ("parts", "whole")
+    )
+    for part in ("model", "optimiser", "average", "opponent", "opponents_optimiser"):
+        assert_same(ours[part], theirs[part], part)
+
+
+def test_run_with_a_discriminator(tmp_path: Path) -> None:
+    """From a folder with DINO's files to a tokenizer; both sides' losses are logged."""
+    dino().save_pretrained(tmp_path / "dino")
+    pictures = picture_folder(tmp_path / "set", {"a": 6, "b": 6})
+    settings = [
+        "training.num_steps=6", "training.batch_size=4", "training.log_every=2",
+        "losses.adversarial=0.05", "discriminator.start=2", f"networks.dino={tmp_path / 'dino'}",
+    ]  # fmt: skip
+    command = ["tokenizer", "--preset", "digits", "--data", str(pictures)]
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    assert 0 == train.main([*command, *overrides, "--output", str(tmp_path / "run")])
+    metrics = (tmp_path / "run" / "tokenizer" / "metrics.jsonl").read_text("utf-8")
+    assert '"split": "discriminator"' in metrics
+    assert '"adversarial"' in metrics
+    shutil.rmtree(tmp_path / "dino")
+
+
+def test_dino_that_is_not_here_is_an_error(tmp_path: Path) -> None:
+    """Nothing is fetched; the message says how to fetch, and how to do without."""
+    with pytest.raises(TrainingError, match=r"needs networks\.dino.*losses\.adversarial to 0"):
+        load_discriminator(None, 0)
+    with pytest.raises(TrainingError, match=r"not on this machine.*hf download"):
+        load_discriminator(str(tmp_path / "missing"), 0)
