@@ -8,7 +8,6 @@ import pytest
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
-    NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
