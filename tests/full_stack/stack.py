@@ -105,6 +105,14 @@ class Stack:
         for member in self.members.values():
             self._launch(member)
         await asyncio.gather(*(self._ready(member) for member in self.members.values()))
+        await asyncio.gather(*(self._sees_workers(port) for port in self.metrics_ports))
+
+    async def _sees_workers(self, metrics_port: int) -> None:
+        """Wait until an API knows of all workers: it looks once a second."""
+        expected = f'bar_workers{{model_name="digits",phase="ready"}} {self.num_workers:.1f}'
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{metrics_port}") as client:
+            while expected not in (await client.get("/metrics")).text:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.1)
 
     def _add(self, member: Member) -> None:
         self.members[member.name] = member
