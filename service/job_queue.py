@@ -120,6 +120,9 @@ class WorkQueue(Protocol):
     async def wait_ready(self) -> None:
         """Return when a job may be waiting to be claimed, or after a moment."""
 
+    async def pass_on(self) -> None:
+        """Let another worker know what `wait_ready` told this one, which has no room."""
+
     async def claim(self, limit: int) -> list[Claim]:
         """Take the first waiting jobs until they hold `limit` images; only the last may go beyond
         it. What is late expires instead. Jobs that lost workers before come alone."""

@@ -210,6 +210,9 @@ class MemoryJobQueue:
             await asyncio.wait_for(self._book.bell.wait(), IDLE_S)
         self._book.bell.clear()
 
+    async def pass_on(self) -> None:
+        pass  # there is no other worker
+
     async def claim(self, limit: int) -> list[Claim]:
         self._reap()
         claims: list[Claim] = []

@@ -106,6 +106,12 @@ class RedisReader:
         """Return when the bell rang, or after `timeout_s`. Raises: QueueUnavailable."""
         await command(client, "BLPOP", self._keys.bell, timeout_s, budget_s=0.0)
 
+    async def ring_bell(self) -> None:
+        """Wake an idle worker. Raises: QueueUnavailable."""
+        ttl_ms = round(HEARTBEAT_TTL_S * 1e3)
+        batch = [("LPUSH", self._keys.bell, "1"), ("PEXPIRE", self._keys.bell, ttl_ms)]
+        await commands(self._client, batch)
+
     async def dead_letters(self, limit: int) -> list[DeadLetter]:
         """Return the newest dead jobs."""
         ids = await command(self._client, "ZREVRANGE", self._keys.dead, 0, limit - 1)

@@ -83,6 +83,10 @@ class RedisWorkQueue:
         except QueueUnavailable:
             await asyncio.sleep(OUTAGE_PAUSE_S)
 
+    async def pass_on(self) -> None:
+        with suppress(QueueUnavailable):  # workers look again by themselves
+            await self._reader.ring_bell()
+
     async def claim(self, limit: int) -> list[Claim]:
         if self._claiming is None:
             if limit <= 0 or any(claim.is_solo for claim in self._held.values()):

@@ -161,8 +161,18 @@ class Worker:
             self._bell = asyncio.create_task(self._queue.wait_ready())
         return self._bell
 
+    async def _heard(self) -> asyncio.Task[None] | None:
+        """Return what listens for the bell, None while there is no room: what a full worker hears
+        is for another."""
+        if self._scheduler.room() and not self._health.is_stopping:
+            return self._listen()
+        if self._bell is not None and self._bell.done():
+            self._bell = None
+            await self._queue.pass_on()
+        return None
+
     async def _turn(self, deliveries: asyncio.TaskGroup) -> None:
-        bell = self._listen()  # before claiming, so that no ring is lost between
+        bell = await self._heard()  # before claiming, so that no ring is lost between
         # In this order: a job that was lost may be claimed again, by this very worker.
         dropped = await self._drop_revoked()
         await self._claim()
@@ -187,11 +197,11 @@ class Worker:
             dropped += self._scheduler.drop(job_id)
         return dropped
 
-    def _news(self, bell: asyncio.Task[None]) -> Callable[[], bool]:
+    def _news(self, bell: asyncio.Task[None] | None) -> Callable[[], bool]:
         """Return what tells the engine's thread to stop after the running step."""
         if self._scheduler.is_learning:
             return lambda: True
-        return bell.done if self._scheduler.room() else lambda: False
+        return bell.done if bell and self._scheduler.room() else lambda: False
 
     async def _step(
         self, dropped: Sequence[Image], admitted: Sequence[Image], has_news: Callable[[], bool]

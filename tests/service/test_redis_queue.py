@@ -101,6 +101,15 @@ async def claim_reply_gets_lost(ends: Ends, server: RedisServer) -> None:
     assert ["a"] == [reply.job_id for reply in again]
 
 
+async def test_what_is_passed_on_is_heard_by_another(ends: Ends, redis_server: RedisServer) -> None:
+    """A full worker's word wakes one that waits; it does not stay for ever if nobody does."""
+    await ends.work.pass_on()
+    bell = "{bar:digits}:bell"
+    assert (1, True) == (redis_server.client.llen(bell), redis_server.client.pttl(bell) > 0)
+    await ends.work.wait_ready()
+    assert 0 == redis_server.client.llen(bell)
+
+
 async def test_a_lost_claim_reply_strands_nothing(ends: Ends, redis_server: RedisServer) -> None:
     """Asked again with its nonce, the server repeats itself."""
     await claim_reply_gets_lost(ends, redis_server)

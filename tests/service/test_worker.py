@@ -287,6 +287,28 @@ async def test_nothing_is_kept_of_what_has_ended() -> None:
         assert max(grown) < 20
 
 
+async def test_a_full_worker_passes_on_what_it_hears(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that it has no room for is another's: it says so once, and listens no more."""
+    passed_on = []
+
+    async def pass_on(queue: MemoryJobQueue) -> None:
+        passed_on.append(queue)
+
+    monkeypatch.setattr(MemoryJobQueue, "pass_on", pass_on)
+    async with running(FakeEngine(num_slots=1)) as h:
+        h.engine.num_steps = 10**9
+        first = asyncio.create_task(h.generate(class_id=1))
+        await h.until(lambda s: s.jobs_running == 1)
+        second = asyncio.create_task(h.generate(class_id=2))
+        await h.until(lambda s: s.jobs_waiting == 1 and bool(passed_on))
+        num_turns = len(h.engine.batch_sizes)
+        await h.until(lambda _: len(h.engine.batch_sizes) > num_turns + 50)
+        assert 1 == len(passed_on)
+        h.engine.num_steps = NUM_STEPS
+        first.cancel()
+        assert 200 == (await second).status_code
+
+
 async def test_timings_say_where_the_time_went() -> None:
     """Stages add up to no more than the whole, and waiting for a slot counts as queueing."""
     async with running(FakeEngine(num_slots=1, num_steps=5, step_s=0.01)) as h:
