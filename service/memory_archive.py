@@ -56,8 +56,14 @@ class Archive:
 
     def answered(self, job_id: str) -> None:
         """Keep a job only as long as a repeated request may ask for it, unless it is dead."""
-        if record := self._ended.pop(job_id, None):
-            record.kept_since = self._clock()
+        record, now = self._ended.get(job_id), self._clock()
+        # What goes sooner in any case stays where it is: an answer never lengthens a life.
+        if (
+            record
+            and record.kept_since + self._policy.record_ttl_s > now + self._policy.answered_ttl_s
+        ):
+            del self._ended[job_id]
+            record.kept_since = now
             self._answered[job_id] = record
 
     def tidy(self) -> None:

@@ -274,6 +274,17 @@ async def test_a_record_goes_when_its_time_has_come(ends: Ends) -> None:
     assert 3 == (await ends.api.stats()).num_accepted
 
 
+async def test_an_answer_never_lengthens_a_life(ends: Ends) -> None:
+    """A job that is answered just before its record goes, goes when it would have gone."""
+    await ends.api.admit(job("a"))
+    await ends.api.cancel("a")
+    ends.clock.now += POLICY.record_ttl_s - 2
+    await ends.api.forget("a")
+    await asyncio.sleep(0.02)
+    await ends.advance(3)
+    assert await ends.api.find("a") is None
+
+
 async def test_an_answered_job_is_known_for_a_minute(ends: Ends) -> None:
     """A client that waited has its images: a repeated request finds them, and soon nobody."""
     await succeed(ends, "a")
