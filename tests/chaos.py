@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,12 +74,14 @@ class Workers:
             self.zygote.stdin.flush()
             self.pids.append(int(self.zygote.stdout.readline()))
 
-    def hurt(self, rng: random.Random, number: signal.Signals) -> int | None:
-        """Send a signal to one of them; return which."""
-        alive = [pid for pid in self.pids if is_alive(pid) and not is_stopped(pid)]
-        if not alive:
+    def hurt(
+        self, rng: random.Random, number: signal.Signals, sparing: Collection[int] = ()
+    ) -> int | None:
+        """Send a signal to one of those that run; return which, None if there is none."""
+        running = [pid for pid in self.pids if is_alive(pid) and not is_stopped(pid)]
+        if not (chosen := [pid for pid in running if pid not in sparing]):
             return None
-        pid = rng.choice(alive)
+        pid = rng.choice(chosen)
         with suppress(ProcessLookupError):
             os.kill(pid, number)
         return pid
@@ -158,7 +161,7 @@ class Soak:
         return found and self.server.client.hgetall("{bar:digits}:j:" + found[0])
 
     async def _hurt(self) -> None:
-        """Do all deeds, spread over the first four fifths of the jobs."""
+        """Do all deeds, spread over the first three fifths of the jobs: the last take time too."""
         plan = [name for name, count in self.plan.deeds.items() for _ in range(count)]
         self.rng.shuffle(plan)
         hurt = {
@@ -168,9 +171,9 @@ class Soak:
         }
         num_jobs, total, tell_at = self.plan.jobs + self.plan.killers, len(plan), 0.0
         while plan or self.asked or self.stopped or self.num_done < num_jobs:
-            due = 1 + self.num_done * total // (0.8 * num_jobs)
-            if plan and total - len(plan) < due:
-                hurt[plan.pop()]()
+            due = 1 + self.num_done * total // (0.6 * num_jobs)
+            if plan and total - len(plan) < due and hurt[plan[-1]]():
+                plan.pop()
             plan += self._wake()
             self.workers.fill()
             if time.monotonic() >= tell_at:
@@ -180,33 +183,38 @@ class Soak:
             if self.num_done == num_jobs:
                 self.asked.clear()  # nobody has a result left to stop before
 
-    def _kill_worker(self) -> None:
-        if self.workers.hurt(self.rng, signal.SIGKILL):
-            self.deeds["worker_kills"] += 1
+    def _kill_worker(self) -> bool:
+        pid = self.workers.hurt(self.rng, signal.SIGKILL)
+        self.deeds["worker_kills"] += pid is not None
+        return pid is not None
 
-    def _pause_worker(self) -> None:
-        if pid := self.workers.hurt(self.rng, signal.SIGUSR1):
+    def _pause_worker(self) -> bool:
+        pid = self.workers.hurt(self.rng, signal.SIGUSR1, sparing=self.asked)
+        if pid is not None:
             self.asked.add(pid)
+        return pid is not None
 
-    def _kill_server(self) -> None:
+    def _kill_server(self) -> bool:
         self.server.kill()
         time.sleep(self.rng.uniform(0.1, 1.0))  # clients and API wait outside this process
         self.server.start()
         self.deeds["server_kills"] += 1
+        return True
 
     def _wake(self) -> list[str]:
         """Let workers that slept past their lease go on; return what has to be done once more,
-        because who was asked to stop was killed before."""
+        because who was asked to stop has died of something else."""
         stopped = {pid for pid in self.asked if is_stopped(pid)}
-        died = {pid for pid in self.asked if not is_alive(pid)}
-        self.asked -= stopped | died
-        for pid in stopped:
-            self.stopped[pid] = time.monotonic() + LEASE_S + 1.5
-        for pid, wakes_at in list(self.stopped.items()):
-            if time.monotonic() >= wakes_at:
-                del self.stopped[pid]
-                self.deeds["pauses"] += 1
+        self.stopped |= dict.fromkeys(stopped, time.monotonic() + LEASE_S + 1.5)
+        self.asked -= stopped
+        died = {pid for pid in self.asked | self.stopped.keys() if not is_alive(pid)}
+        for pid in [pid for pid, at in self.stopped.items() if time.monotonic() >= at]:
+            if pid not in died:
                 os.kill(pid, signal.SIGCONT)
+                self.deeds["pauses"] += 1
+                del self.stopped[pid]
+        self.asked -= died
+        self.stopped = {pid: at for pid, at in self.stopped.items() if pid not in died}
         return ["pauses"] * len(died)
 
 
