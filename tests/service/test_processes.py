@@ -246,6 +246,26 @@ async def test_an_unknown_model_is_refused_with_those_that_are_served(fleet: Fle
         assert 503 == (await ask(client, 1, model="bar-b")).status_code
 
 
+async def test_every_model_has_a_queue_and_workers_of_its_own(
+    fleet: Fleet, tiny_model_dir: Path
+) -> None:
+    """One API serves two models: each request goes to the queue of its model, and to a worker of
+    that queue alone."""
+    digits, tiny = fleet.worker(), fleet.worker(0.0, "--model", str(tiny_model_dir))
+    _, url = fleet.api("--model", f"digits,{tiny_model_dir}")
+    async with client_of(url) as client:
+        assert is_image(await ask(client, 1), 1)
+        digits.send_signal(signal.SIGUSR2)
+        waiting = asyncio.create_task(ask(client, 2, model="digits"))
+        await fleet.running(1)
+        assert 200 == (await ask(client, 3, model="tiny")).status_code  # beside one that hangs
+        digits.send_signal(signal.SIGUSR2)
+        assert is_image(await waiting, 2)
+    assert 2 == fleet.counter("ended:succeeded")
+    assert b"1" == fleet.server.client.hget("{bar:tiny}:meta", "ended:succeeded")
+    assert None is tiny.poll()
+
+
 def test_an_api_has_no_torch(fleet: Fleet) -> None:
     """`bar serve --redis-url` never loads it: the process is small and starts in a moment."""
     api, _ = fleet.api()
