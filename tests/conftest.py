@@ -1,9 +1,12 @@
 """What has to be settled before any test module is imported, and what the tests run against."""
 
+import logging
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import redis
 
 from service.errors import StartupError
@@ -25,3 +28,16 @@ def pytest_report_header() -> str:
         said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
         server = f"{program} {said.stdout.partition(' sha')[0].partition('=')[2]}"
     return f"redis: {server}, redis-py {redis.__version__}"
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """Take back what a command run in this process did to the logs: its handler writes to a
+    standard error that is closed when its test ends."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in set(root.handlers) - set(handlers):
+        if type(handler) is logging.StreamHandler:
+            root.removeHandler(handler)
+    root.setLevel(level)

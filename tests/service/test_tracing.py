@@ -278,3 +278,8 @@ async def test_a_collector_that_is_away_holds_nobody() -> None:
     closing.start()
     await asyncio.to_thread(closing.join, 20)
     assert not closing.is_alive()
+    # What still tries to send would tell of its failure in the log of another test.
+    for thread in threading.enumerate():
+        if thread.name.startswith("OtelBatch"):
+            await asyncio.to_thread(thread.join, 60)
+            assert not thread.is_alive()
