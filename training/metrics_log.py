@@ -1,9 +1,12 @@
 """metrics.jsonl: one JSON object a line, what a run measured at which step.
 
-Written by the trainer, read by the plots. A resumed run first cuts off what a killed one wrote
-after its last checkpoint, so that every step stands in the file once.
+Written by the trainer, read by the plots and the report. A resumed run first cuts off what a killed
+one wrote after its last checkpoint, so that every step stands in the file once. For spreadsheets
+there is the same as a table, metrics.csv.
 """
 
+import csv
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,5 +35,24 @@ class MetricsLog:
         """Remove the rows of steps after `step`."""
         kept = [row for row in self.read() if row["step"] <= step]
         if self.path.exists():
-            text = "".join(json.dumps(row) + "\n" for row in kept)
-            self.path.write_text(text, encoding="utf-8")
+            write_text_whole(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def write_csv(self, path: Path) -> None:
+        """Write all rows as a table, whole or not at all.
+
+        A column is a name that any row has, in the order of first appearance: as a run goes on,
+        columns are only added, behind the others. What a row does not have is empty.
+        """
+        rows, text = self.read(), io.StringIO()
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        table = csv.DictWriter(text, columns)
+        table.writeheader()
+        table.writerows(rows)
+        write_text_whole(path, text.getvalue())
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Write a file that readers see as it was or as it will be, never half; line ends are kept."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text, encoding="utf-8", newline="")
+    draft.replace(path)

@@ -1,22 +1,30 @@
 """The pictures of a run: grids of images, and curves of what was measured.
 
 Written by the stages, the recipes and the evaluation. Matplotlib is used through
-its objects alone, without pyplot: nothing global is set, and no window system is looked for.
+its objects alone, without pyplot: nothing global is set, and no window system is looked for. Text
+on grids is in the font that comes with it, which knows more alphabets than Pillow's.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import get_data_path
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 Pixels = NDArray[np.uint8]
 
 GAP = 2  # pixels between images
 GREY = 128
+PAPER, INK = 240, 32  # of sheets with text
+PLAIN, BOLD = "DejaVuSans", "DejaVuSans-Bold"
+FONT_SIZE = 12
+STRIP_HEIGHT = 22  # of a line of text
+MIN_CELL = 64  # pixels; smaller images are enlarged, so that names fit above them
 
 
 def save_grid(path: Path, images: Pixels, num_columns: int) -> None:
@@ -26,18 +34,75 @@ def save_grid(path: Path, images: Pixels, num_columns: int) -> None:
 
 def save_pairs(path: Path, above: Pixels, below: Pixels, num_columns: int = 10) -> None:
     """Write two sets of images as pairs of rows: the first above, what belongs to it below."""
+    write_png(path, tile(pairs(above, below, num_columns), num_columns))
+
+
+def pairs(above: Pixels, below: Pixels, num_columns: int) -> Pixels:
+    """Return the images of two sets in rows by turns; the last rows must be full, or alone."""
     rows: list[Pixels] = []
     for start in range(0, len(above), num_columns):
         rows += [part[start : start + num_columns] for part in (above, below)]
-    write_png(path, tile(np.concatenate(rows), num_columns))
+    return np.concatenate(rows)
 
 
-def tile(images: Pixels, num_columns: int) -> Pixels:
+def save_sheet(
+    path: Path, blocks: Mapping[str, Pixels], num_columns: int, heads: Sequence[str] = ()
+) -> None:
+    """Write blocks of images one below the other, each under its title, columns under `heads`."""
+    write_png(path, labelled_sheet(blocks, num_columns, heads))
+
+
+def labelled_sheet(
+    blocks: Mapping[str, Pixels], num_columns: int, heads: Sequence[str] = ()
+) -> Pixels:
+    """Arrange blocks of images with text; names that are too long for a column end in "…"."""
+    strips = list[Pixels]()
+    for title, images in blocks.items():
+        sheet = tile(_enlarged(images), num_columns, PAPER)
+        width = sheet.shape[1]
+        strips.append(_strip(width, [title], width, BOLD))
+        if heads:
+            strips.append(_strip(width, heads, (width - GAP) // num_columns, PLAIN))
+        strips.append(sheet)
+    return np.concatenate(strips)
+
+
+def _enlarged(images: Pixels) -> Pixels:
+    times = -(-MIN_CELL // images.shape[2])
+    return images.repeat(times, axis=1).repeat(times, axis=2)
+
+
+def _strip(width: int, texts: Sequence[str], cell: int, face: str) -> Pixels:
+    strip = Image.new("L", (width, STRIP_HEIGHT), PAPER)
+    pen = ImageDraw.Draw(strip)
+    for column, text in enumerate(texts):
+        place = (GAP + column * cell + 1, STRIP_HEIGHT // 2)
+        fitting = shortened(text, cell - 2 * GAP, face)
+        pen.text(place, fitting, fill=INK, font=_font(face), anchor="lm")
+    return np.asarray(strip)[..., None].repeat(3, axis=2)
+
+
+def shortened(text: str, width: int, face: str = PLAIN) -> str:
+    """Return a text on one line that is at most `width` pixels long."""
+    text, font = " ".join(text.split()), _font(face)
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1].rstrip()
+    return f"{text}…"
+
+
+@cache
+def _font(face: str) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/{face}.ttf", FONT_SIZE)
+
+
+def tile(images: Pixels, num_columns: int, ground: int = GREY) -> Pixels:
     """Arrange images (N, height, width, 3) row by row, with a gap around each."""
     count, height, width, _ = images.shape
     num_rows = -(-count // num_columns)
     step_y, step_x = height + GAP, width + GAP
-    sheet = np.full((num_rows * step_y + GAP, num_columns * step_x + GAP, 3), GREY, np.uint8)
+    sheet = np.full((num_rows * step_y + GAP, num_columns * step_x + GAP, 3), ground, np.uint8)
     for index, image in enumerate(images):
         top, left = index // num_columns * step_y + GAP, index % num_columns * step_x + GAP
         sheet[top : top + height, left : left + width] = image
@@ -61,7 +126,7 @@ def save_curves(path: Path, stages: Mapping[str, Sequence[Mapping[str, Any]]]) -
         train = [row for row in rows if row["split"] == "train"]
         held_out = [row for row in rows if row["split"] == "held_out"]
         measured = next(k for k in ("bit_loss", "l2") if k in held_out[0])
-        trained = measured if measured in train[0] else "loss"
+        trained = measured if train and measured in train[0] else "loss"
         axes.plot(*_points(train, trained), color="0.7", linewidth=0.8, label="training batch")
         axes.plot(*_points(held_out, measured), color="tab:blue", marker=".", label="held out")
         axes.set(title=name, xlabel="step", ylabel=measured.replace("_", " "), yscale="log")

@@ -5,7 +5,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training.pictures import GAP, GREY, save_curves, save_heatmaps, save_pairs, tile
+from training.pictures import (
+    GAP,
+    GREY,
+    MIN_CELL,
+    STRIP_HEIGHT,
+    labelled_sheet,
+    save_curves,
+    save_heatmaps,
+    save_pairs,
+    shortened,
+    tile,
+)
 
 
 def numbered(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -51,3 +62,22 @@ def test_figures_are_reproducible(tmp_path: Path) -> None:
         first, second = ((tmp_path / f"{kind}-{name}.png").read_bytes() for name in ("a", "b"))
         assert first == second
         assert first.startswith(b"\x89PNG")
+
+
+def test_names_stand_above_their_columns() -> None:
+    """Small images are enlarged until names fit; each column's head has ink of its own."""
+    images = np.full((4, 8, 8, 3), 200, np.uint8)
+    sheet = labelled_sheet({"raster": images, "random": images}, 2, ["one", ""])
+    cell = MIN_CELL + GAP
+    assert (2 * (2 * STRIP_HEIGHT + 2 * cell + GAP), 2 * cell + GAP, 3) == sheet.shape
+    heads = sheet[STRIP_HEIGHT : 2 * STRIP_HEIGHT]
+    assert heads[:, :cell].min() < 100 < heads[:, cell:].min()
+
+
+def test_long_names_are_shortened() -> None:
+    """A name keeps to its width, on one line; what fits stays as it is."""
+    assert "one two" == shortened("one\n two", 200)
+    name = shortened("a very long name of a class", 64)
+    assert name.endswith("…")
+    assert "a very long".startswith(name[:-1])
+    assert "…" == shortened("name", 1)
