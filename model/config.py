@@ -1,73 +1,42 @@
 """Architectures, sampling settings and the published presets, as frozen dataclasses.
 
-Read by everything, imports nothing of the project and no torch, so that the API can describe and
-check a model that another process runs. A configuration is complete and valid once constructed:
+Read by everything, imports no torch, so that the API can describe and check a model that another
+process runs. A configuration is complete and valid once constructed:
 combinations that clash are refused with the two numbers that clash.
 
 Source: paper Table 1 and §4.1 for the sizes, §4.2 for the sampling settings.
 """
 
-from dataclasses import MISSING, asdict, dataclass, fields
+import math
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
+
+from model.json_config import (
+    JsonConfig,
+    require_between,
+    require_index,
+    require_object,
+    require_positive,
+)
 
 Order = Literal["raster", "random"]
 EncoderKind = Literal["siglip2", "vit"]
+HeadKind = Literal["masked_bit", "linear", "bit"]
 
 MAX_GUIDANCE_SCALE = 30.0
 MAX_TEMPERATURE = 10.0
 MAX_SEED = 2**32 - 1
 MAX_CLASS_REPEAT = 100  # what the published position tables leave room for
-
-
-def _require_positive(owner: object, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
-
-
-def _require_between(name: str, value: object, low: float, high: float) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (is_number and low <= value <= high):  # type: ignore[operator]  # NaN fails too
-        raise ValueError(f"{name} must be a number between {low:g} and {high:g}, got {value!r}")
-
-
-def _require_index(name: str, value: object, last: int) -> None:
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    if not (is_integer and 0 <= value <= last):  # type: ignore[operator]
-        raise ValueError(f"{name} must be an integer between 0 and {last}, got {value!r}")
-
-
-def _require_object(owner: type, values: object) -> None:
-    if not isinstance(values, dict):
-        raise ValueError(  # noqa: TRY004  # it comes from a file: a wrong value, not a wrong call
-            f"{owner.__name__} must be a JSON object, got {values!r}"
-        )
-
-
-class JsonConfig:
-    """Conversion of a frozen dataclass from and to plain JSON values, refusing unknown keys."""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """Build the configuration from `values`; ValueError names unknown and missing keys."""
-        _require_object(cls, values)
-        known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
-        unknown = sorted(set(values) - set(known))
-        missing = sorted(
-            name for name, field in known.items() if name not in values and field.default is MISSING
-        )
-        if unknown or missing:
-            raise ValueError(f"{cls.__name__}: unknown keys {unknown}, missing keys {missing}")
-        return cls(**values)
+MAX_LINEAR_BITS = 18  # of a token that a linear head draws: it scores every one of 2^k values
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig(JsonConfig):
-    """Architecture of a BAR generator: the causal trunk and its masked-bit head."""
+    """Architecture of a BAR generator: the causal trunk and its head.
+
+    The latent, which the head reads, is `head_width` wide whatever the head. `head_depth` counts
+    the blocks of a masked-bit head; linear and bit heads are one layer, and have 0.
+    """
 
     grid_size: int  # g: latent cells per image side
     patch_size: int  # latent cells per token side
@@ -77,11 +46,14 @@ class GeneratorConfig(JsonConfig):
     num_heads: int  # H
     num_classes: int  # C
     class_repeat: int = 32  # how often the class condition stands in the prefix
+    head: HeadKind = "masked_bit"
     head_width: int = 2048  # W
     head_depth: int = 3
 
     def __post_init__(self) -> None:
-        _require_positive(self, *(field.name for field in fields(self)))
+        names = (field.name for field in fields(self))
+        require_positive(self, *(name for name in names if name not in ("head", "head_depth")))
+        self._check_head()
         if self.grid_size % self.patch_size:
             raise ValueError(
                 f"patch_size {self.patch_size} does not divide grid_size {self.grid_size}"
@@ -100,6 +72,38 @@ class GeneratorConfig(JsonConfig):
             raise ValueError(
                 f"class_repeat must be at most {MAX_CLASS_REPEAT}, got {self.class_repeat}"
             )
+
+    def _check_head(self) -> None:
+        if self.head not in get_args(HeadKind):
+            raise ValueError(f"head must be one of {get_args(HeadKind)}, got {self.head!r}")
+        if self.head == "masked_bit":
+            require_positive(self, "head_depth")
+            return
+        if self.head_depth != 0 or isinstance(self.head_depth, bool):
+            raise ValueError(
+                f"a {self.head} head is one layer without blocks: head_depth must be 0, got "
+                f"{self.head_depth!r}"
+            )
+        if self.head == "linear" and self.bits_per_token > MAX_LINEAR_BITS:
+            size = math.log10(self.head_width) + self.bits_per_token * math.log10(2)
+            raise ValueError(
+                f"a linear head scores every value of a token, and {self.bits_per_token} bits per "
+                f"token make a matrix of {self.head_width} × 2^{self.bits_per_token}, about "
+                f"10^{size:.0f} entries: it takes at most {MAX_LINEAR_BITS} bits; choose head "
+                "masked_bit or bit, fewer bits_per_latent or a smaller patch_size"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        values = super().to_json()
+        # A revision is a hash of this, and models from before there was a choice do not say it.
+        if self.head == "masked_bit":
+            del values["head"]
+        return values
+
+    @property
+    def has_rounds(self) -> bool:
+        """Whether the head draws a token's bits in rounds; otherwise it draws them all at once."""
+        return self.head == "masked_bit"
 
     @property
     def tokens_per_side(self) -> int:
@@ -146,7 +150,7 @@ class VitConfig(JsonConfig):
     mlp_width: int
 
     def __post_init__(self) -> None:
-        _require_positive(self, *(field.name for field in fields(self)))
+        require_positive(self, *(field.name for field in fields(self)))
         if self.width % self.num_heads:
             raise ValueError(f"num_heads {self.num_heads} does not divide width {self.width}")
 
@@ -166,7 +170,7 @@ class TokenizerConfig(JsonConfig):
     clip_projector_width: int = 2048
 
     def __post_init__(self) -> None:
-        _require_positive(
+        require_positive(
             self,
             "image_size",
             "patch_size",
@@ -190,7 +194,7 @@ class TokenizerConfig(JsonConfig):
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        _require_object(cls, values)
+        require_object(cls, values)
         parts: dict[str, Any] = {
             name: VitConfig.from_json(values[name])
             for name in ("encoder", "decoder")
@@ -220,8 +224,8 @@ class SamplingConfig(JsonConfig):
     order: Order = "raster"
 
     def __post_init__(self) -> None:
-        _require_between("guidance_scale", self.guidance_scale, 1, MAX_GUIDANCE_SCALE)
-        _require_between("temperature", self.temperature, 0, MAX_TEMPERATURE)
+        require_between("guidance_scale", self.guidance_scale, 1, MAX_GUIDANCE_SCALE)
+        require_between("temperature", self.temperature, 0, MAX_TEMPERATURE)
         if self.order not in get_args(Order):
             raise ValueError(f"order must be one of {get_args(Order)}, got {self.order!r}")
         _check_schedule(self.unmask_schedule)
@@ -229,12 +233,19 @@ class SamplingConfig(JsonConfig):
         object.__setattr__(self, "unmask_schedule", tuple(self.unmask_schedule))
 
     def check_for(self, config: GeneratorConfig) -> None:
-        """Raise ValueError unless the schedule reveals exactly the bits of a token of `config`."""
+        """Raise ValueError unless the schedule reveals exactly the bits of a token of `config`, in
+        one round where the head knows no other."""
         revealed = sum(self.unmask_schedule)
         if revealed != config.bits_per_token:
             raise ValueError(
                 f"unmask_schedule {list(self.unmask_schedule)} sums to {revealed}, but this model "
                 f"has {config.bits_per_token} bits per token"
+            )
+        if not config.has_rounds and len(self.unmask_schedule) > 1:
+            raise ValueError(
+                f"unmask_schedule {list(self.unmask_schedule)} has {len(self.unmask_schedule)} "
+                f"rounds, but this model's {config.head} head draws a token at once: its only "
+                f"schedule is [{config.bits_per_token}]"
             )
 
 
@@ -267,11 +278,11 @@ class ImageRequest:
     sampling: SamplingConfig
 
     def __post_init__(self) -> None:
-        _require_index("seed", self.seed, MAX_SEED)
+        require_index("seed", self.seed, MAX_SEED)
 
     def check_for(self, config: GeneratorConfig) -> None:
         """Raise ValueError unless a generator of `config` can draw this image."""
-        _require_index("class_id", self.class_id, config.num_classes - 1)
+        require_index("class_id", self.class_id, config.num_classes - 1)
         self.sampling.check_for(config)
 
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedShuffleSplit
 from torch import Tensor
 
-from model.config import ImageRequest, JsonConfig, Order, SamplingConfig
+from model.config import ImageRequest, Order, SamplingConfig
 from model.generate import generate_bits
 from model.generator import Generator
+from model.json_config import JsonConfig
 from model.tokenizer import Tokenizer, to_uint8
 from training.digits_data import DigitsData
 from training.judge import Judge, train_judge

@@ -14,14 +14,15 @@ from model.config import (
     MAX_TEMPERATURE,
     PRESETS,
     GeneratorConfig,
+    HeadKind,
     ImageRequest,
-    JsonConfig,
     Preset,
     SamplingConfig,
     TokenizerConfig,
     VitConfig,
     uniform_schedule,
 )
+from model.json_config import JsonConfig
 from tests.model.tiny import NUM_CLASSES, request, tiny_config, tiny_tokenizer_config
 
 SAMPLING = SamplingConfig(guidance_scale=4.0, temperature=1.0, unmask_schedule=(1, 1, 2))
@@ -119,6 +120,15 @@ def test_derived_sizes() -> None:
         ({"bits_per_latent": 4.0}, "bits_per_latent must be a positive integer, got 4.0"),
         ({"num_classes": True}, "num_classes must be a positive integer, got True"),
         ({"grid_size": "4"}, "grid_size must be a positive integer, got '4'"),
+        ({"head_depth": 0}, "head_depth must be a positive integer, got 0"),
+        (
+            {"head": "mlp"},
+            r"head must be one of \('masked_bit', 'linear', 'bit'\), got 'mlp'",
+        ),
+        ({"head": ["bit"]}, r"head must be one of .*, got \['bit'\]"),
+        ({"head": "bit"}, "a bit head is one layer without blocks: head_depth must be 0, got 2"),
+        ({"head": "linear", "head_depth": False}, "head_depth must be 0, got False"),
+        ({"head": "linear", "head_depth": 0, "head_width": 0}, "head_width must be a positive"),
     ],
 )
 def test_generator_config_refuses(changes: dict[str, Any], message: str) -> None:
@@ -252,6 +262,45 @@ def test_preset_refuses_a_foreign_schedule() -> None:
             tokenizer=tiny_tokenizer_config(),
             sampling=SAMPLING,
         )
+
+
+def test_a_linear_head_of_more_bits_than_a_matrix_has_room_for_is_refused() -> None:
+    """18 bits are 2^18 classes; 19 are refused with the size of the matrix and what to do."""
+    large = tiny_config(head="linear", bits_per_latent=18)
+    assert 18 == large.bits_per_token
+    message = (
+        r"19 bits per token make a matrix of 32 × 2\^19, about 10\^7 entries: it takes at most 18 "
+        r"bits; choose head masked_bit or bit, fewer bits_per_latent or a smaller patch_size"
+    )
+    with pytest.raises(ValueError, match=message):
+        replace(large, bits_per_latent=19)
+    with pytest.raises(ValueError, match=r"5000 bits per token .* about 10\^1507 entries"):
+        replace(large, bits_per_latent=5000)
+
+
+@pytest.mark.parametrize("head", ["linear", "bit"])
+def test_a_head_of_one_pass_has_one_schedule(head: HeadKind) -> None:
+    """All bits in one round, or the request is refused with the schedule that there is."""
+    config = tiny_config(head=head)
+    replace(SAMPLING, unmask_schedule=(4,)).check_for(config)
+    message = rf"has 3 rounds, but this model's {head} head .* its only schedule is \[4\]"
+    with pytest.raises(ValueError, match=message):
+        SAMPLING.check_for(config)
+    with pytest.raises(ValueError, match=r"\[3\] sums to 3, but this model has 4 bits"):
+        replace(SAMPLING, unmask_schedule=(3,)).check_for(config)
+
+
+def test_files_from_before_there_was_a_choice_of_heads_keep_their_revision() -> None:
+    """A masked-bit head is not written, so that what a revision hashes is what it was; another
+    head is, and a file without any has a masked-bit head."""
+    values = tiny_config().to_json()
+    assert "head" not in values
+    assert "masked_bit" == GeneratorConfig.from_json(values).head
+    other = tiny_config(head="bit")
+    assert "bit" == other.to_json()["head"]
+    assert other == GeneratorConfig.from_json(other.to_json())
+    with pytest.raises(ValueError, match=r"head must be one of .*, got 'mlp'"):
+        GeneratorConfig.from_json({**values, "head": "mlp"})
 
 
 CONFIGS = [tiny_config(), tiny_tokenizer_config(), VIT, SAMPLING]

@@ -9,6 +9,7 @@ from torch import nn
 
 from model.config import (
     GeneratorConfig,
+    HeadKind,
     ImageRequest,
     Order,
     SamplingConfig,
@@ -22,7 +23,11 @@ NUM_CLASSES = 5
 
 
 def tiny_config(
-    patch_size: int = 1, class_repeat: int = 3, num_heads: int = 2, bits_per_latent: int = 4
+    patch_size: int = 1,
+    class_repeat: int = 3,
+    num_heads: int = 2,
+    bits_per_latent: int = 4,
+    head: HeadKind = "masked_bit",
 ) -> GeneratorConfig:
     """Return an architecture of 16, 4 or 1 tokens, for patch sizes 1, 2 and 4."""
     return GeneratorConfig(
@@ -34,8 +39,9 @@ def tiny_config(
         num_heads=num_heads,
         num_classes=NUM_CLASSES,
         class_repeat=class_repeat,
+        head=head,
         head_width=32,
-        head_depth=2,
+        head_depth=2 if head == "masked_bit" else 0,
     )
 
 
