@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from training.errors import TrainingError
 
@@ -40,6 +40,9 @@ class Processes(Protocol):
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """Return the mean of each value over all processes."""
 
+    def gathered(self, rows: Tensor) -> list[Tensor]:
+        """Return the rows (n, D) of every process, in order of rank; n may differ, and be 0."""
+
     def any(self, flag: bool) -> bool:
         """Return whether any process says so, the same answer everywhere."""
 
@@ -62,6 +65,9 @@ class OneProcess:
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         return dict(values)
+
+    def gathered(self, rows: Tensor) -> list[Tensor]:
+        return [rows]
 
     def any(self, flag: bool) -> bool:
         return flag
@@ -114,6 +120,15 @@ class ManyProcesses:
         together = torch.tensor(list(values.values()), dtype=torch.float64, device="cpu")
         reduced = self._accelerator.reduce(together.to(self.device, torch.float32), "mean")
         return dict(zip(values, reduced.tolist(), strict=True))
+
+    def gathered(self, rows: Tensor) -> list[Tensor]:
+        shapes: Tensor = self._accelerator.gather(torch.tensor([rows.shape], device=self.device))
+        num_rows, width = shapes.amax(dim=0).tolist()
+        padded = torch.zeros(num_rows, width, dtype=rows.dtype, device=self.device)
+        padded[: rows.shape[0], : rows.shape[1]] = rows.to(self.device)
+        parts: Tensor = self._accelerator.gather(padded[None])
+        counts = shapes[:, 0].tolist()
+        return [part[:count].to(rows.device) for part, count in zip(parts, counts, strict=True)]
 
     def any(self, flag: bool) -> bool:
         flags = self._accelerator.reduce(torch.tensor(float(flag), device=self.device), "sum")
