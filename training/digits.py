@@ -38,9 +38,11 @@ from training.progress import Progress
 from training.randomness import derive_seed
 from training.run_folder import claim
 from training.section import Section
+from training.stage import Stage
 from training.tokenizer_loss import TokenizerLossWeights
 from training.tokenizer_stage import TokenizerStage
-from training.trainer import METRICS_FILE, Stage, Trainer, TrainerConfig
+from training.trainer import METRICS_FILE, Trainer
+from training.trainer_config import TrainerConfig
 
 PRESET = PRESETS["digits"]
 

@@ -21,7 +21,7 @@ from model.tokenizer import Tokenizer
 from training.generator_stage import masked_bit_loss
 from training.mixed_precision import autocast
 from training.recomputation import recompute_blocks
-from training.trainer import TrainerConfig
+from training.trainer_config import TrainerConfig
 
 FLOAT_BYTES = 4
 

@@ -12,7 +12,7 @@ from training.order_annealing import OrderAnnealing
 from training.pretrained import NetworksConfig
 from training.run_config import GeneratorRecipe, TokenizerRecipe
 from training.tokenizer_loss import TokenizerLossWeights
-from training.trainer import TrainerConfig
+from training.trainer_config import TrainerConfig
 from training.turns import DiscriminatorConfig
 
 

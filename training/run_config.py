@@ -16,7 +16,7 @@ from training.image_data import Crop
 from training.pretrained import NetworksConfig
 from training.section import Section
 from training.tokenizer_loss import TokenizerLossWeights
-from training.trainer import TrainerConfig
+from training.trainer_config import TrainerConfig
 from training.turns import DiscriminatorConfig
 
 Configured = GeneratorConfig | TokenizerConfig | SamplingConfig

@@ -21,7 +21,9 @@ from training.pictures import save_curves
 from training.processes import Processes
 from training.progress import Progress, format_duration
 from training.randomness import derive_seed
-from training.trainer import ALONE, METRICS_FILE, Stage, Trainer, TrainerConfig
+from training.stage import Stage
+from training.trainer import ALONE, METRICS_FILE, Trainer
+from training.trainer_config import TrainerConfig
 
 CURVES_FILE = "curves.png"
 

@@ -128,12 +128,12 @@ def weights(module: torch.nn.Module) -> dict[str, Tensor]:
 def test_a_turn_changes_its_own_side(tmp_path: Path) -> None:
     """A step of the discriminator leaves the tokenizer and its average, and the other way round."""
     trainer = make_trainer(stage(), tmp_path, trainer_config(num_steps=6))
-    opponent, average = trainer.opponent, trainer.average
+    opponent, average = trainer.learner.opponent, trainer.learner.average
     assert opponent is not None
     assert average is not None
     for step in range(6):
         before = weights(trainer.stage.model), weights(opponent.module), weights(average.module)
-        trainer._train_step(trainer._fetch(step))
+        trainer._take_step(trainer._fetch(step))
         after = weights(trainer.stage.model), weights(opponent.module), weights(average.module)
         changed = [
             any(not torch.equal(old[name], new[name]) for name in old)
@@ -149,7 +149,7 @@ def test_resume_with_an_opponent_is_exact(tmp_path: Path) -> None:
     make_trainer(stage(), tmp_path / "whole", config).fit()
     stopped = make_trainer(stage(), tmp_path / "parts", config)
     for step in range(3):
-        stopped._train_step(stopped._fetch(step))
+        stopped._take_step(stopped._fetch(step))
     stopped._validate()
     stopped._save()
     make_trainer(stage(), tmp_path / "parts", config).fit()

@@ -44,7 +44,7 @@ def test_bar_b_takes_a_step(tmp_path: Path) -> None:
     )
     before = generator.head.bit_logits.weight.detach().clone()
     trainer = make_trainer(stage, tmp_path, training)
-    metrics = trainer._train_step(trainer._fetch(0))
+    metrics = trainer._take_step(trainer._fetch(0))
     assert 0.6 < metrics["loss"] < 1.2  # near ln 2: random logits of about unit size
     assert not torch.equal(before, generator.head.bit_logits.weight)
     trainer._save()

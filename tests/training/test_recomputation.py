@@ -9,7 +9,7 @@ from tests.training.test_trainer import assert_same, final_state
 from tests.training.tiny_runs import generator_stage, make_trainer, tokenizer_stage, trainer_config
 from training.memory_estimate import estimate_generator, estimate_tokenizer
 from training.presets import GENERATORS, TOKENIZERS
-from training.trainer import Stage
+from training.stage import Stage
 
 
 @pytest.mark.parametrize("make_stage", [generator_stage, tokenizer_stage])

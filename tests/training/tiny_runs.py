@@ -27,9 +27,11 @@ from training.prefetch import Examples
 from training.pretokenize import TokenizedImages
 from training.processes import Processes
 from training.progress import Progress
+from training.stage import Stage
 from training.tokenizer_loss import TokenizerLossWeights
 from training.tokenizer_stage import TokenizerStage
-from training.trainer import ALONE, Stage, Trainer, TrainerConfig
+from training.trainer import ALONE, Trainer
+from training.trainer_config import TrainerConfig
 
 NUM_STEPS = 12
 SAMPLING = SamplingConfig(guidance_scale=2.0, temperature=1.0, unmask_schedule=(2, 2))
