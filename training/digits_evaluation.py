@@ -7,7 +7,7 @@ nothing alone. The judge and its features know the held-out digits only.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -21,11 +21,13 @@ from model.generator import Generator
 from model.json_config import JsonConfig
 from model.tokenizer import Tokenizer, to_uint8
 from training.digits_data import DigitsData
+from training.extractors import JudgeExtractor
 from training.judge import Judge, train_judge
 from training.pictures import Pixels
 from training.sample_metrics import (
-    Features,
+    Gaussian,
     frechet_distance,
+    gaussian_of,
     nearest_distances,
     pairwise_distances,
     precision_recall,
@@ -90,6 +92,21 @@ class Sample:
     images: Pixels  # (N, height, width, 3)
 
 
+class Seen(NamedTuple):
+    """What the judge makes of images."""
+
+    features: Tensor  # (N, D)
+    class_ids: Tensor  # (N,)
+
+    @property
+    def gaussian(self) -> Gaussian:
+        return gaussian_of(self.features.double().numpy())
+
+    def accuracy(self, class_ids: Tensor) -> float:
+        """Return the share of images that are taken for what they should be."""
+        return float((self.class_ids == class_ids).float().mean())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Figures(JsonConfig):
     """Everything that the card says in numbers."""
@@ -133,7 +150,7 @@ class DigitsEvaluator:
         self.generator, self.tokenizer, self.sampling = generator, tokenizer, sampling
         self.data = data
         self.judge = train_judge(data.held_out, generator.config.num_classes)
-        self.held_out_features = features_of(self.judge, to_uint8(data.held_out.pixels).numpy())
+        self.held_out = seen_by(self.judge, to_uint8(data.held_out.pixels).numpy())
 
     @torch.no_grad()
     def evaluate(self) -> Evaluation:
@@ -176,35 +193,32 @@ class DigitsEvaluator:
         return Sample(class_ids, bits, self._decode(bits))
 
     def score(self, sample: Sample, sampling: SamplingConfig) -> SampleFigures:
-        features = features_of(self.judge, sample.images)
-        alike = precision_recall(self.held_out_features, features)
+        seen = seen_by(self.judge, sample.images)
+        alike = precision_recall(self.held_out.features, seen.features)
         return SampleFigures(
             guidance_scale=sampling.guidance_scale,
             temperature=sampling.temperature,
             order=sampling.order,
-            accuracy=accuracy_of(self.judge, sample.images, sample.class_ids),
-            frechet=frechet_distance(self.held_out_features, features),
+            accuracy=seen.accuracy(sample.class_ids),
+            frechet=frechet_distance(self.held_out.gaussian, seen.gaussian),
             precision=alike.precision,
             recall=alike.recall,
         )
 
     def real(self) -> RealFigures:
         train, held_out = self.data.train, self.data.held_out
-        images = to_uint8(train.pixels).numpy()
-        features = features_of(self.judge, images)
-        alike = precision_recall(self.held_out_features, features)
+        seen = seen_by(self.judge, to_uint8(train.pixels).numpy())
+        alike = precision_recall(self.held_out.features, seen.features)
         rebuilt = self.tokenizer.decode(self.tokenizer.encode(held_out.pixels)).clamp(-1, 1)
-        rebuilt_images = to_uint8(rebuilt).numpy()
+        seen_rebuilt = seen_by(self.judge, to_uint8(rebuilt).numpy())
         return RealFigures(
-            judge_accuracy=accuracy_of(self.judge, images, train.class_ids),
-            frechet_halves=_frechet_of_halves(self.held_out_features, held_out.class_ids),
-            frechet_training=frechet_distance(self.held_out_features, features),
-            frechet_reconstructed=frechet_distance(
-                self.held_out_features, features_of(self.judge, rebuilt_images)
-            ),
+            judge_accuracy=seen.accuracy(train.class_ids),
+            frechet_halves=_frechet_of_halves(self.held_out.features, held_out.class_ids),
+            frechet_training=frechet_distance(self.held_out.gaussian, seen.gaussian),
+            frechet_reconstructed=frechet_distance(self.held_out.gaussian, seen_rebuilt.gaussian),
             precision_training=alike.precision,
             recall_training=alike.recall,
-            reconstruction_accuracy=accuracy_of(self.judge, rebuilt_images, held_out.class_ids),
+            reconstruction_accuracy=seen_rebuilt.accuracy(held_out.class_ids),
             reconstruction_psnr=psnr((rebuilt - held_out.pixels).square().mean().item()),
         )
 
@@ -236,22 +250,14 @@ class DigitsEvaluator:
         return np.concatenate(parts)
 
 
-def features_of(judge: Judge, images: Pixels) -> Features:
-    """Return the judge's features of uint8 images (N, height, width, 3), float64 (N, D)."""
-    with torch.no_grad():
-        features = [judge.features(part) for part in _to_pixels(images).split(BATCH_SIZE)]
-    return torch.cat(features).double().numpy()
-
-
-def accuracy_of(judge: Judge, images: Pixels, class_ids: Tensor) -> float:
-    """Return the share of images that the judge takes for what they should be."""
-    with torch.no_grad():
-        logits = torch.cat([judge(part) for part in _to_pixels(images).split(BATCH_SIZE)])
-    return float((logits.argmax(dim=1) == class_ids).float().mean())
-
-
-def _to_pixels(images: Pixels) -> Tensor:
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+def seen_by(judge: Judge, images: Pixels) -> Seen:
+    """Return what the judge makes of uint8 images (N, height, width, 3)."""
+    extractor = JudgeExtractor(judge, torch.device("cpu"))
+    parts = [
+        extractor(part.permute(0, 3, 1, 2)) for part in torch.from_numpy(images).split(BATCH_SIZE)
+    ]
+    logits = torch.cat([part.logits for part in parts if part.logits is not None])
+    return Seen(torch.cat([part.pool for part in parts]), logits.argmax(dim=1))
 
 
 def _flat(images: Pixels) -> NDArray[np.float64]:
@@ -264,14 +270,15 @@ def _num_copies(bits: Tensor, train_bits: Tensor) -> int:
     return sum(row.numpy().tobytes() in known for row in bits)
 
 
-def _frechet_of_halves(features: Features, class_ids: Tensor) -> float:
+def _frechet_of_halves(features: Tensor, class_ids: Tensor) -> float:
     """Return the mean distance between random halves, each with its share of every class."""
     splits = StratifiedShuffleSplit(NUM_HALVES, test_size=0.5, random_state=0)
+    rows = features.double().numpy()
     return float(
         np.mean(
             [
-                frechet_distance(features[one], features[other])
-                for one, other in splits.split(features, class_ids.numpy())
+                frechet_distance(gaussian_of(rows[one]), gaussian_of(rows[other]))
+                for one, other in splits.split(rows, class_ids.numpy())
             ]
         )
     )

@@ -1,7 +1,7 @@
 """Weights that others have trained, which the perceptual losses look through.
 
-Read by `perceptual_losses.py` from files that are on this machine: nothing is fetched behind
-anyone's back. A file is looked for in the folder that `networks.folder` names and where torch keeps
+Read by `perceptual_losses.py` and `extractors.py` from files that are on this machine: nothing is
+fetched behind anyone's back. A file is looked for in the folder that is named and where torch keeps
 what it has fetched; its name and its checksum are the publisher's.
 """
 
@@ -35,6 +35,7 @@ class PretrainedFile:
     source: str
     size: str
     sha256: str  # as far as the publisher tells it
+    other_name: str = ""  # what another publisher calls the same file
 
 
 VGG16 = PretrainedFile(
@@ -55,20 +56,33 @@ CONVNEXT_SMALL = PretrainedFile(
 
 
 def read_pretrained(file: PretrainedFile, loss: str, networks: NetworksConfig) -> dict[str, Tensor]:
-    """Return the state dict of a file that `loss` needs.
+    """Return the state dict of a file that `loss` needs; raises as `read_weights` does."""
+    return read_weights(
+        file,
+        networks.folder,
+        needed_by=f"losses.{loss}",
+        otherwise=f"name another folder with networks.folder, or set losses.{loss} to 0",
+    )
+
+
+def read_weights(
+    file: PretrainedFile, folder: Path | None, *, needed_by: str, otherwise: str
+) -> dict[str, Tensor]:
+    """Return the state dict of a file in `folder`, or where torch keeps what it has fetched.
 
     Raises TrainingError saying where to put the file, and how to do without it; CheckpointError if
     it is damaged.
     """
     places = [Path(torch.hub.get_dir()) / "checkpoints"]
-    if networks.folder is not None:
-        places.insert(0, networks.folder)
-    path = next((place / file.name for place in places if (place / file.name).is_file()), None)
+    if folder is not None:
+        places.insert(0, folder)
+    names = [name for name in (file.name, file.other_name) if name]
+    candidates = (place / name for place in places for name in names)
+    path = next((path for path in candidates if path.is_file()), None)
     if path is None:
         raise TrainingError(
-            f"losses.{loss} needs {file.name} ({file.size}; {file.source}): put it into "
-            f"{' or '.join(map(str, places))}, name another folder with networks.folder, or set "
-            f"losses.{loss} to 0"
+            f"{needed_by} needs {file.name} ({file.size}; {file.source}; SHA-256 "
+            f"{file.sha256[:8]}…): put it into {' or '.join(map(str, places))}, {otherwise}"
         )
     with path.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
