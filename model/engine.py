@@ -24,7 +24,8 @@ from model.config import ImageRequest
 from model.cuda_graphs import StepPlan, StepRunner
 from model.device import gpu_memory_bytes
 from model.fast_decoder import Decoding, FastDecoder
-from model.fast_head import ROUNDS_PER_PRODUCT, FastHead
+from model.fast_head import ROUNDS_PER_PRODUCT
+from model.fast_heads import prepare_head
 from model.fast_trunk import FastTrunk, Prefix
 from model.generate import generation_order
 from model.generator import Generator
@@ -75,7 +76,7 @@ class Engine:
         self.num_out_of_memory = 0
         dtype, linear = precision.dtype, precision.linear
         self._trunk = FastTrunk(generator.trunk, dtype)
-        self._head = FastHead(generator.head, dtype, linear)
+        self._head = prepare_head(generator.head, dtype, linear)
         decode_batch = 1 if self.device.type == "cpu" else 8 if batch_invariant else 64
         self._decoder = FastDecoder(tokenizer, dtype, decode_batch, linear, pad=batch_invariant)
         self._slots = [Slot() for _ in range(num_slots)]
@@ -198,7 +199,7 @@ class Engine:
     def warm_up(self) -> None:
         """Run every kind of step once, and on a GPU capture it. Only while no slot is occupied."""
         assert self.free_slots == self.num_slots
-        rounds = ROUNDS_PER_PRODUCT
+        rounds = min(ROUNDS_PER_PRODUCT, self._state.max_rounds)
         buckets = {self._bucket(n) for n in range(1, self.num_slots + 1)}
         branches = (2,) if self.batch_invariant else (2, 1)
         self._run_step.warm_up([StepPlan(0, n, b, b, rounds) for n in buckets for b in branches])

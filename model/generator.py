@@ -1,4 +1,4 @@
-"""A BAR generator: trunk and masked-bit head, as one module with one state dict.
+"""A BAR generator: trunk and head, as one module with one state dict.
 
 Built by `checkpoint.py` for sampling and by the training module for `loss`. Sampling itself lives
 in `generate.py` and `engine.py`. Source: paper §3.3–3.4.
@@ -7,7 +7,7 @@ in `generate.py` and `engine.py`. Source: paper §3.3–3.4.
 from torch import Tensor, nn
 
 from model.config import GeneratorConfig
-from model.masked_bit_head import MaskedBitHead
+from model.heads import Head, build_head
 from model.transformer import Transformer
 
 
@@ -18,12 +18,12 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         self.trunk = Transformer(config, dropout)
-        self.head = MaskedBitHead(config)
+        self.head: Head = build_head(config)
 
     def loss(
         self, bits: Tensor, class_ids: Tensor, order: Tensor, mask: Tensor, mask_ratio: Tensor
     ) -> Tensor:
-        """Return the masked-bit loss of whole images, a scalar.
+        """Return the head's loss of whole images, nats per bit, a scalar.
 
         Shapes: bits (B, S, k) in generation order; class_ids (B,), `config.null_class` where the
         label is dropped; order (B, S); mask (B, S, k), True where hidden; mask_ratio (B, S).
@@ -32,3 +32,14 @@ class Generator(nn.Module):
         return self.head.loss(
             bits.flatten(0, 1), latents.flatten(0, 1), mask.flatten(0, 1), mask_ratio.flatten()
         )
+
+    def nats(
+        self, bits: Tensor, class_ids: Tensor, order: Tensor, mask: Tensor, mask_ratio: Tensor
+    ) -> Tensor:
+        """Return the cross entropy of each token's hidden bits, in nats, (B, S); shapes as in
+        `loss`."""
+        latents = self.trunk(bits, class_ids, order)  # (B, S, W)
+        nats = self.head.nats(
+            bits.flatten(0, 1), latents.flatten(0, 1), mask.flatten(0, 1), mask_ratio.flatten()
+        )
+        return nats.reshape(bits.shape[:2])

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from model.config import GeneratorConfig
 from model.layers import BitEmbedding, SwiGLU, modulate, rms_norm
-from model.sampling import MASK, Unmasking, gumbel, pick_bits, remask
+from model.sampling import MASK, Unmasking, guide, gumbel, pick_bits, remask
 
 NUM_FREQUENCIES = 256
 VISIBLE_BIT_WEIGHT = 0.1  # of the published training code; the paper does not mention it
@@ -98,6 +98,19 @@ class MaskedBitHead(nn.Module):
         weight = torch.where(mask.flatten(), 1.0, VISIBLE_BIT_WEIGHT)
         return (weight * cross_entropy).sum() / (weight.sum() + 1e-8)
 
+    def nats(self, bits: Tensor, latent: Tensor, mask: Tensor, mask_ratio: Tensor) -> Tensor:
+        """Return the summed cross entropy of each token's hidden bits, in nats, (N,); shapes as
+        in `loss`."""
+        bits = bits.long()
+        logits = self(torch.where(mask, MASK, bits), latent, mask_ratio)
+        cross_entropy = F.cross_entropy(logits.transpose(1, 2), bits, reduction="none")
+        return torch.where(mask, cross_entropy, 0).sum(-1)
+
+    def first_logits(self, latent: Tensor, null_latent: Tensor, guidance: Tensor) -> Tensor:
+        """Return `guided_logits` of fully masked tokens."""
+        bits = torch.full((len(latent), self.bits_per_token), MASK, device=latent.device)
+        return self.guided_logits(bits, latent, null_latent, torch.ones_like(guidance), guidance)
+
     def sample(
         self,
         latent: Tensor,
@@ -140,5 +153,4 @@ class MaskedBitHead(nn.Module):
         logits, null_logits = self(
             bits.repeat(2, 1), torch.cat([latent, null_latent]), mask_ratio.repeat(2)
         ).chunk(2)
-        # Equal to null + g (cond - null), but exactly cond at g = 1.
-        return logits + (guidance[:, None, None] - 1) * (logits - null_logits)  # type: ignore[no-any-return]
+        return guide(logits, null_logits, guidance)

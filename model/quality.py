@@ -13,12 +13,12 @@ from torch import Tensor
 
 from model.config import ImageRequest
 from model.fast_decoder import FastDecoder
-from model.fast_head import FastHead
+from model.fast_heads import prepare_head
 from model.fast_trunk import FastTrunk
 from model.generate import generate_bits, generation_order
 from model.generator import Generator
 from model.precision import Precision
-from model.sampling import MASK, linear_guidance, token_uniforms, unmasking
+from model.sampling import linear_guidance, token_uniforms, unmasking
 from model.slot_state import SlotState
 from model.token_grid import cells_to_tokens, to_generation_order
 from model.tokenizer import Tokenizer
@@ -81,16 +81,13 @@ class ExactDrawing:
         schedule = unmasking([sampling.unmask_schedule] * len(requests), device)
         scale = torch.full((len(requests),), sampling.guidance_scale, device=device)
         temperature = torch.full_like(scale, sampling.temperature)
-        masked = torch.full_like(self.tokens[:, 0], MASK)
         bits, logits, guidance = [], [], []
         for j, (latent, null_latent) in enumerate(self.latents):
             index = torch.full_like(seeds, j)
             guidance.append(linear_guidance(scale, index, config.num_tokens))
             noise = token_uniforms(seeds, index, schedule.max_rounds, config.bits_per_token)
             bits.append(head.sample(latent, null_latent, guidance[j], temperature, schedule, noise))
-            logits.append(
-                head.guided_logits(masked, latent, null_latent, torch.ones_like(scale), guidance[j])
-            )
+            logits.append(head.first_logits(latent, null_latent, guidance[j]))
         self.bits, self.logits = torch.stack(bits), torch.stack(logits)
         self.guidance = torch.stack(guidance)
 
@@ -101,10 +98,10 @@ def _draw_fast(
     requests: Sequence[ImageRequest],
     exact: ExactDrawing,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the fast path's latents (S, 2, B, W), bits (S, B, k) and logits (S, B, k, 2)."""
+    """Return the fast path's latents (S, 2, B, W), bits (S, B, k) and logits (S, B, …)."""
     config, slots = generator.config, slice(0, len(requests))
     trunk = FastTrunk(generator.trunk, precision.dtype)
-    head = FastHead(generator.head, precision.dtype, precision.linear)
+    head = prepare_head(generator.head, precision.dtype, precision.linear)
     state = SlotState(
         config, len(requests), exact.cells.device, precision.dtype, precision.cache_dtype
     )

@@ -79,6 +79,12 @@ def linear_guidance(guidance_scale: Tensor, token_index: Tensor, num_tokens: int
     return 1 + (guidance_scale - 1) * token_index / num_tokens
 
 
+def guide(logits: Tensor, null_logits: Tensor, guidance: Tensor) -> Tensor:
+    """Apply guidance (N,) to logits (N, …): null + g (cond - null), but exactly cond at g = 1."""
+    scale = guidance.view(-1, *[1] * (logits.dim() - 1))
+    return logits + (scale - 1) * (logits - null_logits)
+
+
 class Unmasking(NamedTuple):
     """The unmasking schedules of B rows, round by round; rows may differ in rounds.
 
@@ -122,6 +128,28 @@ def pick_bits(logits: Tensor, temperature: Tensor, noise: Tensor) -> tuple[Tenso
     drawn = (one > zero).long()
     confidence = logits.gather(-1, drawn[..., None])[..., 0]
     return drawn, confidence + temperature * noise[..., 2]
+
+
+def pick_token(logits: Tensor, temperature: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw one of 2^k tokens per row and return its bits, int64 (B, k); bit i weighs 2^i.
+
+    Shapes: logits (B, 2^k); temperature (B,), the likeliest token where it is 0; uniforms
+    (B, k, 3). Bits are drawn from the highest down, each by its probability given those above it:
+    the same distribution, from sums of pairs that come out alike in any batch and on any device.
+    """
+    num_bits, is_silent = uniforms.shape[1], temperature == 0
+    below_best = (logits - logits.amax(-1, keepdim=True)).double()
+    masses = [(below_best / torch.where(is_silent, 1, temperature)[:, None]).exp()]
+    for _ in range(num_bits - 1):  # masses[i]: of the values of bits i and above, (B, 2^(k - i))
+        masses.append(masses[-1][:, ::2] + masses[-1][:, 1::2])
+    # A uniform has 24 random bits; two of them make what comes once in a million exact as well.
+    fine = uniforms[..., 0].double() + uniforms[..., 1].double() * 2.0**-24  # (B, k)
+    drawn = torch.zeros_like(is_silent, dtype=torch.int64)
+    for i in reversed(range(num_bits)):
+        zero, one = (masses[i].gather(1, (2 * drawn + bit)[:, None])[:, 0] for bit in (0, 1))
+        drawn = 2 * drawn + (fine[:, i] * (zero + one) < one)
+    drawn = torch.where(is_silent, logits.argmax(-1), drawn)
+    return drawn[:, None] >> torch.arange(num_bits, device=logits.device) & 1
 
 
 def remask(bits: Tensor, confidence: Tensor, num_masked: Tensor, still_masked: Tensor) -> Tensor:

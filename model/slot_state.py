@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from model.config import GeneratorConfig, ImageRequest
-from model.fast_head import ROUNDS_PER_PRODUCT, FastHead
+from model.fast_head import ROUNDS_PER_PRODUCT
+from model.fast_heads import PreparedHead
 from model.fast_trunk import FastTrunk, Prefix
 from model.fp8 import saturate
 from model.kv_cache import KVCache
@@ -43,8 +44,9 @@ class SlotState:
         self.class_ids = zeros(dtype=torch.int64)
         self.seeds = zeros(dtype=torch.int64)
         self.guidance_scale = zeros(dtype=torch.float32)  # as in `generate.py`, whatever dtype
-        # Round by round, with room for the longest schedule: one bit a round.
-        self.max_rounds = -(-config.bits_per_token // ROUNDS_PER_PRODUCT) * ROUNDS_PER_PRODUCT
+        # Round by round, with room for the longest schedule: one bit a round, or all in one.
+        products = -(-config.bits_per_token // ROUNDS_PER_PRODUCT)
+        self.max_rounds = products * ROUNDS_PER_PRODUCT if config.has_rounds else 1
         self.temperatures = zeros(self.max_rounds, dtype=wide)
         # Bits masked before each round, and 0 after the last.
         self.num_masked = zeros(self.max_rounds + 1, dtype=torch.int64)
@@ -78,7 +80,9 @@ class SlotState:
             self.latents[branch, slot] = prefix.latent
         self.drawn[slot].zero_()
 
-    def draw_tokens(self, head: FastHead, slots: slice, branches: int, num_rounds: int) -> Tensor:
+    def draw_tokens(
+        self, head: PreparedHead, slots: slice, branches: int, num_rounds: int
+    ) -> Tensor:
         """Draw the next token of each of N `slots`, store it and return it, (N, k)."""
         drawn, num_tokens = self.drawn[slots], self._config.num_tokens
         guidance = linear_guidance(self.guidance_scale[slots], drawn, num_tokens)

@@ -1,10 +1,13 @@
 """Stage two: the generator learns to fill in hidden bits, token after token.
 
-Driven by `trainer.py` on what `pretokenize.py` made. The held-out loss is measured in raster order
-with masks that are the same every time, so that it moves only when the model does. Source: paper
-§3.3-3.4.
+Driven by `trainer.py` on what `pretokenize.py` made. Held-out images are measured in raster order
+with masks that are the same every time, so that figures move only when the model does: `bit_loss`
+is what training minimises, each head's own; `token_nats` may be compared between heads.
+Source: paper §3.3-3.4.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Self, cast
 
@@ -17,7 +20,7 @@ from model.generate import generate
 from model.generator import Generator
 from model.token_grid import to_generation_order
 from model.tokenizer import Tokenizer
-from training.masking import MaskDistribution, draw_bit_masks, drop_classes
+from training.masking import MaskDistribution, draw_bit_masks, draw_round_masks, drop_classes
 from training.order_annealing import OrderAnnealing, draw_orders
 from training.pictures import save_grid
 from training.pretokenize import TokenData
@@ -71,22 +74,19 @@ class GeneratorStage:
         tokens, class_ids = self._moved(examples)
         class_ids = drop_classes(class_ids, self.model.config.null_class, self.config.class_dropout)
         random_share = self.config.order_annealing.random_share(step)
-        loss = masked_bit_loss(
+        loss = generator_loss(
             self.model, tokens, class_ids, random_share, self.config.mask_distribution
         )
         return loss, {"random_share": random_share}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Measure the mean loss of a bit on the held-out images."""
-        generator, total = cast(Generator, model), 0.0
-        for batch in torch.arange(len(self.held_out)).split(self.held_out_batch):
-            tokens, class_ids = self._moved(self.held_out.fetch(batch, 0))
-            losses = [
-                masked_bit_loss(generator, tokens, class_ids, random_share=0.0)
-                for _ in range(NUM_MASK_DRAWS)
-            ]
-            total += len(batch) / len(self.held_out) * torch.stack(losses).mean().item()
-        return {"bit_loss": total}
+        """Measure the mean loss of a bit, and what a token costs, on the held-out images."""
+        generator = cast(Generator, model)
+        loss = partial(generator_loss, generator, random_share=0.0)
+        return {
+            "bit_loss": self._held_out_mean(loss),
+            "token_nats": self._held_out_mean(partial(token_nats, generator)),
+        }
 
     def draw(self, model: nn.Module, path: Path) -> None:
         """Show the first classes with fixed seeds, one class a column."""
@@ -99,13 +99,21 @@ class GeneratorStage:
         images = generate(cast(Generator, model), self.tokenizer, requests)
         save_grid(path, images, num_columns=num_classes)
 
+    def _held_out_mean(self, measure: Callable[[Tensor, Tensor], Tensor]) -> float:
+        num_draws, total = NUM_MASK_DRAWS if self.model.config.has_rounds else 1, 0.0
+        for batch in torch.arange(len(self.held_out)).split(self.held_out_batch):
+            tokens, class_ids = self._moved(self.held_out.fetch(batch, 0))
+            values = torch.stack([measure(tokens, class_ids) for _ in range(num_draws)])
+            total += len(batch) / len(self.held_out) * values.mean().item()
+        return total
+
     def _moved(self, examples: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         device = next(self.model.parameters()).device
         tokens, class_ids = (part.to(device, non_blocking=True) for part in examples)
         return tokens, class_ids
 
 
-def masked_bit_loss(
+def generator_loss(
     generator: Generator,
     tokens: Tensor,
     class_ids: Tensor,
@@ -115,5 +123,31 @@ def masked_bit_loss(
     """Draw orders and masks for raster `tokens` (B, S, k), and return the generator's loss."""
     batch, num_tokens, num_bits = tokens.shape
     order = draw_orders(batch, num_tokens, random_share, tokens.device)
-    mask, mask_ratio = draw_bit_masks(batch, num_tokens, num_bits, tokens.device, distribution)
+    if generator.config.has_rounds:
+        mask, mask_ratio = draw_bit_masks(batch, num_tokens, num_bits, tokens.device, distribution)
+    else:
+        mask, mask_ratio = _all_hidden(tokens)
     return generator.loss(to_generation_order(tokens, order), class_ids, order, mask, mask_ratio)
+
+
+def token_nats(generator: Generator, tokens: Tensor, class_ids: Tensor) -> Tensor:
+    """Return the mean cross entropy of a whole token in raster order, in nats, a scalar.
+
+    A masked-bit head gives a token a probability for each order in which its bits are drawn, one a
+    round. This is the mean over orders, estimated from one round of one order for each token: it
+    is never below the cross entropy of tokens that are drawn in a random order.
+    """
+    batch, num_tokens, num_bits = tokens.shape
+    order = torch.arange(num_tokens, device=tokens.device).expand(batch, -1)
+    if generator.config.has_rounds:
+        mask, num_hidden = draw_round_masks(batch, num_tokens, num_bits, tokens.device)
+        weight = num_bits / num_hidden  # all k rounds for the one, and one of its n hidden bits
+    else:
+        mask, weight = _all_hidden(tokens)  # one pass costs what it costs
+    nats = generator.nats(tokens, class_ids, order, mask, mask.float().mean(-1))  # (B, S)
+    return (weight * nats).mean()
+
+
+def _all_hidden(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    return mask, torch.ones_like(mask[..., 0], dtype=torch.float32)

@@ -1,8 +1,9 @@
 """Which bits of each token are hidden in training, and which labels are dropped.
 
 Called by the generator's stage for every batch. The ratio drawn is handed to the head as it is,
-not as the share of bits that rounding made of it, as the published training does. Source: paper
-§3.4; the logit-normal's scale from the published training code; arccos: MaskGIT's ratios.
+not as the share of bits that rounding made of it, as the published training does. A head without
+rounds sees no bit at all: nothing is drawn for it. Source: paper §3.4; the logit-normal's scale
+from the published training code; arccos: MaskGIT's ratios.
 """
 
 import math
@@ -32,9 +33,22 @@ def draw_bit_masks(
         1 / bits_per_token, 1
     )
     num_hidden = (bits_per_token * ratio).round().clamp_min(1)
-    noise = torch.rand(batch_size, num_tokens, bits_per_token, device=device)
+    return _hide(num_hidden, bits_per_token), ratio
+
+
+def draw_round_masks(
+    batch_size: int, num_tokens: int, bits_per_token: int, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return masks (B, S, k) and how many bits they hide, int64 (B, S): as many as are hidden
+    before some round, if each draws one bit and any of the rounds and orders is as likely."""
+    num_hidden = torch.randint(1, bits_per_token + 1, (batch_size, num_tokens), device=device)
+    return _hide(num_hidden, bits_per_token), num_hidden
+
+
+def _hide(num_hidden: Tensor, bits_per_token: int) -> Tensor:
+    noise = torch.rand(*num_hidden.shape, bits_per_token, device=num_hidden.device)
     rank = noise.argsort(dim=-1).argsort(dim=-1)
-    return rank < num_hidden[..., None], ratio
+    return rank < num_hidden[..., None]
 
 
 def _draw_ratios(

@@ -3,7 +3,8 @@
 Called by the trainer for both stages. The published code decides which parameters decay by looking
 for "norm", "ln", "bias" and "embed" in their names, which also catches every adaLN matrix, the
 ratio embedding and the output layer: a third of BAR-B. The same split is stated here by module
-type, so that renaming a module cannot change how it is trained.
+type, so that renaming a module cannot change how it is trained. A head's output layer is exempt
+whatever the head, as the masked-bit head's is by its name.
 """
 
 import math
@@ -13,6 +14,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from model.bit_head import BitHead
+from model.linear_head import LinearHead
 from model.masked_bit_head import MaskedBitHead, MaskRatioEmbedding
 from model.tokenizer import Tokenizer
 from training.initialise import modulations
@@ -83,6 +86,8 @@ def _exempt_roots(model: nn.Module) -> list[nn.Module]:
     for module in model.modules():
         if isinstance(module, MaskRatioEmbedding):
             roots.append(module)
-        elif isinstance(module, MaskedBitHead):
+        elif isinstance(module, MaskedBitHead | BitHead):
             roots.append(module.bit_logits)
+        elif isinstance(module, LinearHead):
+            roots.append(module.token_logits)
     return roots

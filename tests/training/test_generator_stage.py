@@ -4,13 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.model.tiny import tiny_config
 from tests.training.tiny_runs import generator_stage
-from training.generator_stage import GeneratorLossConfig, masked_bit_loss
+from training.generator_stage import GeneratorLossConfig, generator_loss
 from training.order_annealing import OrderAnnealing
 
 
 class Recording(torch.nn.Module):
     """Stands for a generator and keeps what its loss was given."""
+
+    config = tiny_config()
 
     def loss(
         self, bits: Tensor, class_ids: Tensor, order: Tensor, mask: Tensor, mask_ratio: Tensor
@@ -22,7 +25,7 @@ class Recording(torch.nn.Module):
 def test_bits_arrive_in_generation_order() -> None:
     """The j-th token handed to the generator is the one at the j-th cell of the order."""
     recording, tokens = Recording(), torch.arange(2 * 9).reshape(2, 9, 1)
-    masked_bit_loss(recording, tokens, torch.zeros(2), random_share=1.0)  # type: ignore[arg-type]
+    generator_loss(recording, tokens, torch.zeros(2), random_share=1.0)  # type: ignore[arg-type]
     bits, _, order, mask, ratio = recording.given
     for image in range(2):
         assert [int(tokens[image, cell]) for cell in order[image]] == bits[image, :, 0].tolist()
