@@ -79,18 +79,18 @@ class GeneratorConfig(JsonConfig):
         if self.head == "masked_bit":
             require_positive(self, "head_depth")
             return
+        if self.head == "linear" and self.bits_per_token > MAX_LINEAR_BITS:
+            size = math.log10(self.head_width) + self.bits_per_token * math.log10(2)
+            raise ValueError(
+                "a linear head scores every value of a token, and takes at most "
+                f"{MAX_LINEAR_BITS} bits per token, got {self.bits_per_token}: a matrix of "
+                f"{self.head_width} × 2^{self.bits_per_token}, about 10^{size:.0f} entries; choose "
+                "head masked_bit or bit, fewer bits_per_latent or a smaller patch_size"
+            )
         if self.head_depth != 0 or isinstance(self.head_depth, bool):
             raise ValueError(
                 f"a {self.head} head is one layer without blocks: head_depth must be 0, got "
                 f"{self.head_depth!r}"
-            )
-        if self.head == "linear" and self.bits_per_token > MAX_LINEAR_BITS:
-            size = math.log10(self.head_width) + self.bits_per_token * math.log10(2)
-            raise ValueError(
-                f"a linear head scores every value of a token, and {self.bits_per_token} bits per "
-                f"token make a matrix of {self.head_width} × 2^{self.bits_per_token}, about "
-                f"10^{size:.0f} entries: it takes at most {MAX_LINEAR_BITS} bits; choose head "
-                "masked_bit or bit, fewer bits_per_latent or a smaller patch_size"
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -243,9 +243,8 @@ class SamplingConfig(JsonConfig):
             )
         if not config.has_rounds and len(self.unmask_schedule) > 1:
             raise ValueError(
-                f"unmask_schedule {list(self.unmask_schedule)} has {len(self.unmask_schedule)} "
-                f"rounds, but this model's {config.head} head draws a token at once: its only "
-                f"schedule is [{config.bits_per_token}]"
+                f"this model's {config.head} head draws a token at once: unmask_schedule must be "
+                f"[{config.bits_per_token}], got {list(self.unmask_schedule)}"
             )
 
 

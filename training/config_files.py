@@ -7,12 +7,14 @@ name. The published YAML files are recognised by their sections (`published_yaml
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
+from model.config import GeneratorConfig
 from training.errors import TrainingError
 from training.presets import GENERATORS, TOKENIZERS
 from training.published_yaml import is_published, read_published
@@ -44,11 +46,10 @@ def build_run(
     """
     from_file = {} if file is None else read_yaml(file, kind)
     name = from_file.pop("preset", preset) if preset is None else preset
-    values = (base or {}) if name is None else preset_values(kind, name)
-    for layer in (from_file, given or {}):
-        values = merged(values, layer)
-    for override in overrides:
-        values = merged(values, parse_override(override))
+    lowest = (base or {}) if name is None else preset_values(kind, name)
+    layers = [from_file, given or {}, *map(parse_override, overrides)]
+    lowest = _for_head(lowest, reduce(merged, layers, lowest))
+    values = reduce(merged, layers, lowest)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -88,6 +89,22 @@ def parse_override(text: str) -> Values:
     for part in reversed(name.split(".")):
         nested = {part: nested}
     return dict(nested)
+
+
+def _for_head(lowest: Values, wanted: Values) -> Values:
+    """Give a preset, where its head is to be one without rounds, the depth and schedule of that.
+
+    They are laid lowest: whoever sets them is heard, and told what is wrong with them.
+    """
+    sizes = wanted.get("generator")
+    if not isinstance(sizes, dict) or sizes.get("head") not in ("linear", "bit"):
+        return lowest
+    try:
+        bits = GeneratorConfig.from_json({**sizes, "head_depth": 0}).bits_per_token
+    except (TypeError, ValueError):  # the run's own check says so, with the setting's full name
+        return lowest
+    one_pass = {"generator": {"head_depth": 0}, "sampling": {"unmask_schedule": [bits]}}
+    return merged(lowest, one_pass)
 
 
 def merged(below: Values, above: Values) -> Values:

@@ -269,12 +269,12 @@ def test_a_linear_head_of_more_bits_than_a_matrix_has_room_for_is_refused() -> N
     large = tiny_config(head="linear", bits_per_latent=18)
     assert 18 == large.bits_per_token
     message = (
-        r"19 bits per token make a matrix of 32 × 2\^19, about 10\^7 entries: it takes at most 18 "
-        r"bits; choose head masked_bit or bit, fewer bits_per_latent or a smaller patch_size"
+        r"at most 18 bits per token, got 19: a matrix of 32 × 2\^19, about 10\^7 entries; choose "
+        r"head masked_bit or bit, fewer bits_per_latent or a smaller patch_size"
     )
     with pytest.raises(ValueError, match=message):
         replace(large, bits_per_latent=19)
-    with pytest.raises(ValueError, match=r"5000 bits per token .* about 10\^1507 entries"):
+    with pytest.raises(ValueError, match=r"got 5000: .* about 10\^1507 entries"):
         replace(large, bits_per_latent=5000)
 
 
@@ -283,7 +283,7 @@ def test_a_head_of_one_pass_has_one_schedule(head: HeadKind) -> None:
     """All bits in one round, or the request is refused with the schedule that there is."""
     config = tiny_config(head=head)
     replace(SAMPLING, unmask_schedule=(4,)).check_for(config)
-    message = rf"has 3 rounds, but this model's {head} head .* its only schedule is \[4\]"
+    message = rf"{head} head draws a token at once: unmask_schedule must be \[4\], got \[1, 1, 2\]"
     with pytest.raises(ValueError, match=message):
         SAMPLING.check_for(config)
     with pytest.raises(ValueError, match=r"\[3\] sums to 3, but this model has 4 bits"):
