@@ -1,7 +1,14 @@
 """Tables in documents that are written by code, between two marks that a reader does not see."""
 
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+
+def table_of(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _between_marks(name: str) -> re.Pattern[str]:

@@ -7,7 +7,7 @@ import argparse
 import asyncio
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tests.scaling.measure import RESULT_BYTES, Measurement
 from tests.scaling.plots import Curve, draw
 from tests.scaling.simulation import Outcome, Scenario, Simulation
 from tests.service.redis_server import RedisServer
-from tests.written_tables import write_table
+from tests.written_tables import table_of, write_table
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "scaling.md"
 IMAGES = DOCUMENT.parent / "images"
@@ -68,12 +68,6 @@ def main() -> None:
         rows = table()
         print(f"\n{rows}")
         write_table(DOCUMENT, name, rows)
-
-
-def table_of(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def verbs_table() -> str:
