@@ -31,10 +31,21 @@ class BitHead(nn.Module):
         """Return the mean cross entropy of a bit; see `Head`."""
         return self.nats(bits, latent, mask, mask_ratio).mean() / self.bits_per_token
 
-    def nats(self, bits: Tensor, latent: Tensor, mask: Tensor, mask_ratio: Tensor) -> Tensor:  # noqa: ARG002  # no bit is ever seen
+    def nats(self, bits: Tensor, latent: Tensor, mask: Tensor, mask_ratio: Tensor) -> Tensor:
         """Return the summed cross entropy of each token's bits, in nats, (N,)."""
-        logits = self(latent).transpose(1, 2)  # (N, 2, k)
-        return F.cross_entropy(logits, bits.long(), reduction="none").sum(-1)
+        return self.judge(bits, latent, mask, mask_ratio)[0]
+
+    def judge(
+        self,
+        bits: Tensor,
+        latent: Tensor,
+        mask: Tensor,  # noqa: ARG002  # no bit is ever seen
+        mask_ratio: Tensor,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor]:
+        """Return `nats`, and how many bits are what is likeliest, int64 (N,)."""
+        logits, bits = self(latent), bits.long()  # (N, k, 2)
+        nats = F.cross_entropy(logits.transpose(1, 2), bits, reduction="none").sum(-1)
+        return nats, (logits.argmax(-1) == bits).sum(-1)
 
     def first_logits(self, latent: Tensor, null_latent: Tensor, guidance: Tensor) -> Tensor:
         """Return logits (N, k, 2) with guidance (N,) applied."""

@@ -31,6 +31,12 @@ class Head(Protocol):
         """Return the cross entropy of each row's hidden bits, in nats, (N,): of all its bits where
         the head has no rounds. Shapes as in `loss`."""
 
+    def judge(
+        self, bits: Tensor, latent: Tensor, mask: Tensor, mask_ratio: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return `nats`, and how many of those bits are what the head takes for likeliest, int64
+        (N,)."""
+
     def first_logits(self, latent: Tensor, null_latent: Tensor, guidance: Tensor) -> Tensor:
         """Return the logits, guidance (N,) applied, of tokens of which nothing is drawn yet."""
 

@@ -31,9 +31,23 @@ class LinearHead(nn.Module):
         """Return the mean cross entropy of a token, divided by its bits; see `Head`."""
         return self.nats(bits, latent, mask, mask_ratio).mean() / self.bits_per_token
 
-    def nats(self, bits: Tensor, latent: Tensor, mask: Tensor, mask_ratio: Tensor) -> Tensor:  # noqa: ARG002  # no bit is ever seen
+    def nats(self, bits: Tensor, latent: Tensor, mask: Tensor, mask_ratio: Tensor) -> Tensor:
         """Return the cross entropy of each token, in nats, (N,)."""
-        return F.cross_entropy(self(latent), token_numbers(bits), reduction="none")
+        return self.judge(bits, latent, mask, mask_ratio)[0]
+
+    def judge(
+        self,
+        bits: Tensor,
+        latent: Tensor,
+        mask: Tensor,  # noqa: ARG002  # no bit is ever seen
+        mask_ratio: Tensor,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor]:
+        """Return `nats`, and how many bits the likeliest token has right, int64 (N,)."""
+        logits, tokens = self(latent), token_numbers(bits)  # (N, 2^k), (N,)
+        nats = F.cross_entropy(logits, tokens, reduction="none")
+        weights = 1 << torch.arange(self.bits_per_token, device=bits.device)
+        differing = (logits.argmax(-1) ^ tokens)[:, None] & weights  # (N, k)
+        return nats, (differing == 0).sum(-1)
 
     def first_logits(self, latent: Tensor, null_latent: Tensor, guidance: Tensor) -> Tensor:
         """Return logits (N, 2^k) with guidance (N,) applied."""

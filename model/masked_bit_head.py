@@ -101,10 +101,17 @@ class MaskedBitHead(nn.Module):
     def nats(self, bits: Tensor, latent: Tensor, mask: Tensor, mask_ratio: Tensor) -> Tensor:
         """Return the summed cross entropy of each token's hidden bits, in nats, (N,); shapes as
         in `loss`."""
+        return self.judge(bits, latent, mask, mask_ratio)[0]
+
+    def judge(
+        self, bits: Tensor, latent: Tensor, mask: Tensor, mask_ratio: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return `nats`, and how many of the hidden bits are what is likeliest, int64 (N,)."""
         bits = bits.long()
         logits = self(torch.where(mask, MASK, bits), latent, mask_ratio)
         cross_entropy = F.cross_entropy(logits.transpose(1, 2), bits, reduction="none")
-        return torch.where(mask, cross_entropy, 0).sum(-1)
+        is_right = mask & (logits.argmax(-1) == bits)
+        return torch.where(mask, cross_entropy, 0).sum(-1), is_right.sum(-1)
 
     def first_logits(self, latent: Tensor, null_latent: Tensor, guidance: Tensor) -> Tensor:
         """Return `guided_logits` of fully masked tokens."""

@@ -6,8 +6,8 @@ is what training minimises, each head's own; `token_nats` may be compared betwee
 Source: paper §3.3-3.4.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self, cast
 
@@ -15,14 +15,15 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from model.config import ImageRequest, SamplingConfig
+from model.config import ImageRequest, Order, SamplingConfig
 from model.generate import generate
 from model.generator import Generator
 from model.token_grid import to_generation_order
 from model.tokenizer import Tokenizer
+from training.held_out_bits import BitTally
 from training.masking import MaskDistribution, draw_bit_masks, draw_round_masks, drop_classes
 from training.order_annealing import OrderAnnealing, draw_orders
-from training.pictures import save_grid
+from training.pictures import Pixels, save_sheet
 from training.pretokenize import TokenData
 from training.section import Section
 
@@ -60,12 +61,14 @@ class GeneratorStage:
         tokenizer: Tokenizer,
         sampling: SamplingConfig,
         held_out_batch: int = 1024,
+        class_names: Sequence[str] = (),
     ) -> None:
         self.model = model
         self.images, self.held_out, self.config = images, held_out, config
         self.tokenizer, self.sampling = tokenizer, sampling
         self.num_examples = len(images)
         self.held_out_batch = held_out_batch
+        self.class_names = class_names
 
     def fetch(self, batch: Tensor, seed: int) -> tuple[Tensor, ...]:
         return self.images.fetch(batch, seed)
@@ -80,32 +83,41 @@ class GeneratorStage:
         return loss, {"random_share": random_share}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Measure the mean loss of a bit, and what a token costs, on the held-out images."""
-        generator = cast(Generator, model)
-        loss = partial(generator_loss, generator, random_share=0.0)
-        return {
-            "bit_loss": self._held_out_mean(loss),
-            "token_nats": self._held_out_mean(partial(token_nats, generator)),
-        }
+        """Measure the mean loss of a bit, and how well hidden bits are guessed, on the held-out
+        images."""
+        generator, loss = cast(Generator, model), 0.0
+        for share, examples in self._held_out_examples():
+            loss += share * generator_loss(generator, *examples, random_share=0.0).item()
+        tally = BitTally(generator.config.bits_per_token)
+        for _, examples in self._held_out_examples():
+            tally.add(*judge_tokens(generator, *examples))
+        return {"bit_loss": loss, **tally.metrics()}
+
+    def _held_out_examples(self) -> Iterator[tuple[float, tuple[Tensor, Tensor]]]:
+        """Yield the held-out images, once for each draw of masks, with the share of each part."""
+        num_draws = NUM_MASK_DRAWS if self.model.config.has_rounds else 1
+        for batch in torch.arange(len(self.held_out)).split(self.held_out_batch):
+            examples = self._moved(self.held_out.fetch(batch, 0))
+            for _ in range(num_draws):
+                yield len(batch) / len(self.held_out) / num_draws, examples
 
     def draw(self, model: nn.Module, path: Path) -> None:
-        """Show the first classes with fixed seeds, one class a column."""
+        """Show the first classes with fixed seeds, one class a column, in raster order and, if
+        such orders are trained, each image in a random one."""
         num_classes = min(MAX_CLASSES_SHOWN, self.model.config.num_classes)
+        blocks = {"raster order": self._drawn(model, num_classes, "raster")}
+        if self.config.order_annealing.end != -1:
+            blocks["random order"] = self._drawn(model, num_classes, "random")
+        save_sheet(path, blocks, num_classes, self.class_names[:num_classes])
+
+    def _drawn(self, model: nn.Module, num_classes: int, order: Order) -> Pixels:
+        sampling = replace(self.sampling, order=order)
         requests = [
-            ImageRequest(class_id=class_id, seed=seed, sampling=self.sampling)
+            ImageRequest(class_id=class_id, seed=seed, sampling=sampling)
             for seed in range(IMAGES_PER_CLASS)
             for class_id in range(num_classes)
         ]
-        images = generate(cast(Generator, model), self.tokenizer, requests)
-        save_grid(path, images, num_columns=num_classes)
-
-    def _held_out_mean(self, measure: Callable[[Tensor, Tensor], Tensor]) -> float:
-        num_draws, total = NUM_MASK_DRAWS if self.model.config.has_rounds else 1, 0.0
-        for batch in torch.arange(len(self.held_out)).split(self.held_out_batch):
-            tokens, class_ids = self._moved(self.held_out.fetch(batch, 0))
-            values = torch.stack([measure(tokens, class_ids) for _ in range(num_draws)])
-            total += len(batch) / len(self.held_out) * values.mean().item()
-        return total
+        return generate(cast(Generator, model), self.tokenizer, requests)
 
     def _moved(self, examples: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         device = next(self.model.parameters()).device
@@ -130,6 +142,28 @@ def generator_loss(
     return generator.loss(to_generation_order(tokens, order), class_ids, order, mask, mask_ratio)
 
 
+def judge_tokens(
+    generator: Generator, tokens: Tensor, class_ids: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Hide some bits of each token, in raster order; return how many, their cross entropy in nats
+    and how many of them are guessed right, all (B, S).
+
+    Any number of bits is as likely as any other, as before a round that draws one bit. So the mean
+    of k / hidden · nats estimates the cross entropy of a whole token whose bits are drawn one by
+    one in a random order, averaged over those orders: what heads may be compared by. A head
+    without rounds is asked for all bits at once, where the same expression is exact.
+    """
+    batch, num_tokens, num_bits = tokens.shape
+    order = torch.arange(num_tokens, device=tokens.device).expand(batch, -1)
+    if generator.config.has_rounds:
+        mask, num_hidden = draw_round_masks(batch, num_tokens, num_bits, tokens.device)
+    else:
+        mask, _ = _all_hidden(tokens)
+        num_hidden = mask.sum(-1)
+    judged = generator.judge(tokens, class_ids, order, mask, num_hidden / num_bits)
+    return num_hidden, *judged
+
+
 def token_nats(generator: Generator, tokens: Tensor, class_ids: Tensor) -> Tensor:
     """Return the mean cross entropy of a whole token in raster order, in nats, a scalar.
 
@@ -137,15 +171,8 @@ def token_nats(generator: Generator, tokens: Tensor, class_ids: Tensor) -> Tenso
     round. This is the mean over orders, estimated from one round of one order for each token: it
     is never below the cross entropy of tokens that are drawn in a random order.
     """
-    batch, num_tokens, num_bits = tokens.shape
-    order = torch.arange(num_tokens, device=tokens.device).expand(batch, -1)
-    if generator.config.has_rounds:
-        mask, num_hidden = draw_round_masks(batch, num_tokens, num_bits, tokens.device)
-        weight = num_bits / num_hidden  # all k rounds for the one, and one of its n hidden bits
-    else:
-        mask, weight = _all_hidden(tokens)  # one pass costs what it costs
-    nats = generator.nats(tokens, class_ids, order, mask, mask.float().mean(-1))  # (B, S)
-    return (weight * nats).mean()
+    num_hidden, nats, _ = judge_tokens(generator, tokens, class_ids)
+    return (tokens.shape[-1] / num_hidden * nats).mean()
 
 
 def _all_hidden(tokens: Tensor) -> tuple[Tensor, Tensor]:
