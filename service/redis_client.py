@@ -103,6 +103,7 @@ async def persist(call: Callable[[], Awaitable[T]], budget_s: float = BUDGET_S) 
     grant the rights that are needed.
     """
     ends_at, pause_s = time.monotonic() + budget_s, FIRST_PAUSE_S
+    may_end = not budget_s
     while True:
         try:
             return await asyncio.shield(_left_to_end(call))
@@ -120,11 +121,12 @@ async def persist(call: Callable[[], Awaitable[T]], budget_s: float = BUDGET_S) 
             is_passing = isinstance(error, OSError) or is_transient(error)
             if not is_passing:
                 raise
-            if time.monotonic() + pause_s >= ends_at:
+            if may_end and time.monotonic() + pause_s >= ends_at:
                 raise QueueUnavailable(
                     "the queue's server does not answer; try again later",
                     retry_after_s=RETRY_AFTER_S,
                 ) from error
+        may_end = True  # not before: it may be this process that stood still, and not the server
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 

@@ -62,6 +62,7 @@ class RedisWorkQueue:
         self._held: dict[str, Claim] = {}  # replaced, not changed: another thread reads it
         self._lost: set[str] = set()  # ids of which the worker has not been told
         self._claiming: asyncio.Task[list[Claim]] | None = None
+        self._patience_s = CLAIM_PATIENCE_S
         self._nonce = secrets.token_hex(8)
         self._status: WorkerStatus | None = None
         self._chores = Chores()
@@ -92,7 +93,7 @@ class RedisWorkQueue:
             if limit <= 0 or any(claim.is_solo for claim in self._held.values()):
                 return []
             self._claiming = asyncio.create_task(self._claim(limit))
-        patience_s = CLAIM_PATIENCE_S if self._held else None
+        patience_s = self._patience_s if self._held else None
         await asyncio.wait({self._claiming}, timeout=patience_s)
         # What was lost may be among what is claimed: the worker drops the old claim first.
         if not self._claiming.done() or self._lost:

@@ -33,11 +33,20 @@ def pytest_report_header() -> str:
 @pytest.fixture(autouse=True)
 def _logs_as_they_were() -> Iterator[None]:
     """Take back what a command run in this process did to the logs: its handler writes to a
-    standard error that is closed when its test ends."""
+    standard error that is closed when its test ends, and it silences libraries."""
     root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    handlers = list(root.handlers)
+    levels = {logger: logger.level for logger in (root, *_loggers())}
     yield
     for handler in set(root.handlers) - set(handlers):
         if type(handler) is logging.StreamHandler:
             root.removeHandler(handler)
-    root.setLevel(level)
+    for logger, level in levels.items():
+        if logger.level != level:
+            logger.setLevel(level)
+
+
+def _loggers() -> list[logging.Logger]:
+    """Return those that libraries and we have asked for; others are there as places in a name."""
+    known = logging.getLogger().manager.loggerDict.values()
+    return [logger for logger in known if isinstance(logger, logging.Logger)]

@@ -55,7 +55,7 @@ async def test_the_image_is_the_one_that_the_interface_gives(digits: str, browse
 
 async def test_the_page_says_what_it_shows(digits: str, browser: Browser) -> None:
     """Model, revision, precision and determinism, the seed, and where the time went."""
-    async with httpx.AsyncClient(base_url=digits) as client:
+    async with httpx.AsyncClient(base_url=digits, timeout=60) as client:
         card = (await client.get("/v1/models")).json()["data"][0]
     async with visiting(browser, digits) as visit:
         await visit.generate()

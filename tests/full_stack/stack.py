@@ -110,7 +110,9 @@ class Stack:
     async def _sees_workers(self, metrics_port: int) -> None:
         """Wait until an API knows of all workers: it looks once a second."""
         expected = f'bar_workers{{model_name="digits",phase="ready"}} {self.num_workers:.1f}'
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{metrics_port}") as client:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{metrics_port}", timeout=60
+        ) as client:
             while expected not in (await client.get("/metrics")).text:  # noqa: ASYNC110 - it has no event
                 await asyncio.sleep(0.1)
 

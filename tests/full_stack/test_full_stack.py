@@ -118,7 +118,7 @@ async def test_a_request_without_a_worker_is_what_wakes_one() -> None:
     read rises from nothing, and so they start the first."""
     async with whole_stack(num_workers=0, num_apis=1) as stack:
         await until_demand(stack, 0.0)
-        async with httpx.AsyncClient(base_url=stack.url) as client:
+        async with httpx.AsyncClient(base_url=stack.url, timeout=60) as client:
             answer = await client.post("/v1/generations", json={"class_id": CLASS_ID})
         assert (503, "not_ready") == (answer.status_code, answer.json()["error"]["code"])
         assert float(answer.headers["retry-after"]) > 0

@@ -6,9 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from service import redis_client
 from tests.service.fleet import Fleet
 from tests.service.harness import save_tiny_model
 from tests.service.redis_server import RedisServer
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a server of this process's queues is slow, not away."""
+    for name in ("CONNECT_TIMEOUT_S", "SOCKET_TIMEOUT_S"):
+        monkeypatch.setattr(redis_client, name, 20.0)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,8 @@
-"""A line to a server that delays, cuts, and loses replies when a test says so."""
+"""A line to a server that delays, cuts, and loses replies when a test says so.
+
+What goes wrong again and again does so after so many replies, not seconds: on a slow machine it
+would go wrong before anything went right.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,7 +18,9 @@ class FaultProxy:
         self.port = 0
         self.delay_s = 0.0  # before each reply
         self.num_swallowed = 0  # replies to lose, each with its connection
-        self.total_swallowed = 0
+        self.swallow_every = 0  # the how manieth reply is lost as well; 0: none
+        self.cut_every = 0  # after how many replies every connection breaks; 0: never
+        self.total_replies = self.total_swallowed = self.total_cuts = 0
         self.is_cut = False  # nobody gets through
 
     @property
@@ -66,10 +72,19 @@ class FaultProxy:
         while data := await reader.read(65536):
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
-            if self.num_swallowed:
-                self.num_swallowed -= 1
+            self.total_replies += 1
+            if _is_due(self.cut_every, self.total_replies):
+                self.total_cuts += 1
+                self.cut()
+                break
+            if self.num_swallowed or _is_due(self.swallow_every, self.total_replies):
+                self.num_swallowed = max(self.num_swallowed - 1, 0)
                 self.total_swallowed += 1
                 break
             writer.write(data)
             await writer.drain()
         writer.transport.abort()
+
+
+def _is_due(every: int, number: int) -> bool:
+    return every > 0 and number % every == 0

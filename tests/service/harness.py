@@ -95,7 +95,7 @@ async def listening(engine: FakeEngine | None = None, **settings: Any) -> AsyncI
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         serving = asyncio.create_task(serve(service, listener, ready.set))
         try:
-            async with httpx.AsyncClient(base_url=address, timeout=20) as client:
+            async with httpx.AsyncClient(base_url=address, timeout=60) as client:
                 await _first_of(ready.wait(), serving)
                 engine.batch_sizes.clear()
                 yield Harness(service, engine, client)

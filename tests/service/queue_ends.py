@@ -1,7 +1,8 @@
 """Both ends of a queue on a clock that stands still, in memory or on a real server, for tests."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +60,23 @@ class Ends:
             work._drop([hold for hold in work._holds() if hold[0] in lost])
         return await self.work.revoked(job_ids)
 
+    @contextmanager
+    def nobody_looking(self) -> Iterator[None]:
+        """Let an idle worker wait for the bell alone, for ever."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("memory_queue.IDLE_S", "redis_work.BLOCKING_S"):
+                patch.setattr(f"service.{name}", 3600.0)
+            if isinstance(self.work, RedisWorkQueue):
+                self.work._bell.connection_pool.connection_kwargs["socket_timeout"] = None
+            yield
+
+    async def settle(self) -> None:
+        """Wait for what the ends do that nobody waits for: progress is told, jobs are forgotten."""
+        for end in (self.api, self.work):
+            if isinstance(end, RedisJobQueue | RedisWorkQueue):
+                while end._chores._tasks:
+                    await asyncio.wait(end._chores._tasks)
+
     async def reap(self) -> None:
         """Do what time alone does."""
         if isinstance(self.api, RedisJobQueue):
@@ -100,6 +118,7 @@ def redis_ends(url: str, policy: QueuePolicy = POLICY, queue: str = "digits") ->
     clock = FakeClock()
     api = RedisJobQueue(url, queue, policy, name="api", clock=clock)
     work = RedisWorkQueue(url, queue, policy, name="worker", clock=clock)
+    work._patience_s = 60.0  # no images run here that a slow claim would hold up
     return Ends(api, work, policy, clock)
 
 

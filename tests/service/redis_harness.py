@@ -68,7 +68,7 @@ async def listening_on(
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         async with working(engine, loaded):
             serving = asyncio.create_task(serve(service, listener))
-            async with httpx.AsyncClient(base_url=address, timeout=20) as client:
+            async with httpx.AsyncClient(base_url=address, timeout=60) as client:
                 yield await _when_ready(service, engine, client)
             engine.gate.set()
             signal.raise_signal(signal.SIGTERM)

@@ -99,9 +99,7 @@ async def test_connections_cut_off_keep_no_slot(accept: str) -> None:
         for connection in connections:
             cut_off(connection)
         h.engine.gate.set()
-        stats = await asyncio.wait_for(
-            h.until(lambda s: s.jobs_waiting == s.jobs_running == 0), timeout=10
-        )
+        stats = await h.until(lambda s: s.jobs_waiting == s.jobs_running == 0)
         # A few may have been drawn between the gate and the cut.
         assert NUM_CUT == stats.num_ended[JobState.CANCELLED] + stats.num_ended[JobState.SUCCEEDED]
         await h.until(lambda s: s.workers[0].free_slots == s.workers[0].num_slots)
@@ -118,7 +116,9 @@ async def test_requests_one_after_the_other_share_a_connection() -> None:
     ]
     async with listening() as h:
         limits = httpx.Limits(max_connections=1)
-        async with httpx.AsyncClient(base_url=h.client.base_url, limits=limits) as client:
+        async with httpx.AsyncClient(
+            base_url=h.client.base_url, limits=limits, timeout=60
+        ) as client:
             ports = set()
             for answer in answers:
                 headers = answer.pop("headers", {})

@@ -39,6 +39,16 @@ async def events_of(h: Harness, **body: Any) -> list[Event]:
     return parse(reply.text)
 
 
+async def watched_events_of(h: Harness, told: asyncio.Event, **body: Any) -> list[Event]:
+    """The same over a connection that shows events as they come; `told` is set at the first."""
+    text = ""
+    async with h.client.stream("POST", URL, json=body, headers=EVENTS) as reply:
+        async for piece in reply.aiter_text():
+            text += piece
+            told.set()
+    return parse(text)
+
+
 async def test_the_last_event_is_the_json_answer() -> None:
     """`completed` holds what the answer would be without events."""
     async with running() as h:
@@ -67,15 +77,15 @@ async def test_progress_is_exact_and_rises() -> None:
 async def test_a_waiting_job_knows_its_place() -> None:
     """While a job waits, its place in the queue is told; it is None once it runs."""
     engine = FakeEngine(num_slots=1)
-    async with running(engine) as h:
+    async with listening(engine) as h:
         engine.gate.clear()
         first = asyncio.create_task(h.generate(class_id=1))
         await h.until(lambda s: s.jobs_running == 1)
         others = []
-        for number in (1, 2):
-            others.append(asyncio.create_task(events_of(h, class_id=2)))
-            await h.until(lambda s, number=number: s.jobs_waiting == number)  # type: ignore[misc]
-        await asyncio.sleep(0.01)
+        for _ in range(2):
+            told = asyncio.Event()
+            others.append(asyncio.create_task(watched_events_of(h, told, class_id=2)))
+            await told.wait()
         engine.gate.set()
         await first
         streams = [await other for other in others]

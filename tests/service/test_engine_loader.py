@@ -23,6 +23,7 @@ from service import engine_loader
 from service.engine_loader import choose_device, choose_num_slots, load_engine
 from service.errors import StartupError
 from service.settings import Settings
+from tests.service.log_lines import said
 
 
 def settings(**given: Any) -> Settings:
@@ -115,7 +116,7 @@ def test_an_engine_too_large_gets_half_the_slots(
         asked, engine = halvings(tiny_model_dir, monkeypatch, most=3)
     assert [10, 5, 3] == asked
     assert 3 == engine.num_slots
-    assert ["5 slots", "3 slots"] == [record.message[-7:] for record in caplog.records]
+    assert ["5 slots", "3 slots"] == [record.message[-7:] for record in said(caplog, "bar.engine")]
 
 
 def test_a_model_too_large_is_refused(

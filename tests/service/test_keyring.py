@@ -13,6 +13,7 @@ from service.keyring import LOOK_AGAIN_S, Keyring
 from service.settings import Settings
 from tests.service.fakes import FakeClock
 from tests.service.key_files import entry, one_key, spoil, write_keys
+from tests.service.log_lines import said
 
 OLD, NEW = make_key(), make_key()
 
@@ -110,7 +111,7 @@ def test_a_broken_file_changes_nothing_and_is_told_once(
             clock.now += LOOK_AGAIN_S
             assert keyring.find(OLD)
             assert keyring.find(NEW) is None
-    (record,) = caplog.records
+    (record,) = said(caplog, "bar.auth", logging.INFO)
     assert "ERROR" == record.levelname
     assert str(path) == vars(record)["path"]
     assert vars(record)["error"]
@@ -131,7 +132,7 @@ def test_a_file_that_breaks_twice_is_told_twice(
         path.write_bytes(content)
         clock.now += LOOK_AGAIN_S
         keyring.find(OLD)
-    assert 2 == len([record for record in caplog.records if record.levelname == "ERROR"])
+    assert 2 == len(said(caplog, "bar.auth", logging.ERROR))
 
 
 def test_an_emptied_file_lets_nobody_in(tmp_path: Path) -> None:
@@ -167,7 +168,8 @@ def test_a_file_cannot_take_a_key_of_the_setting_for_another(
     found = keyring.find(NEW)
     assert found
     assert "ops" == found.name
-    assert "one key stands there twice, for ops and mallory" == vars(caplog.records[-1])["error"]
+    *_, complaint = said(caplog, "bar.auth")
+    assert "one key stands there twice, for ops and mallory" == vars(complaint)["error"]
     with pytest.raises(StartupError, match="twice, for ops and mallory"):
         Keyring(fixed, path)
 

@@ -121,7 +121,7 @@ async def test_an_ended_job_has_no_time_left(ends: Ends) -> None:
         await ends.api.admit(job(name))
         (claim,) = await ends.work.claim(1)
         await ends.work.progress({name: JobProgress(share=0.75, eta_s=2.5)})
-        await asyncio.sleep(0.02)
+        await ends.settle()
         view = (await found(ends, name)).view
         assert (0.75, 2.5) == (view.share, view.eta_s)
         if name == "done":
@@ -231,7 +231,7 @@ async def test_a_key_outlives_the_record_of_its_job(ends: Ends) -> None:
     await ends.api.admit(job("a"), idempotency=key)
     await ends.api.cancel("a")
     await ends.api.forget("a")
-    await asyncio.sleep(0.02)
+    await ends.settle()
     assert "a" == await ends.api.admit(job("b"), idempotency=key)
     assert JobState.CANCELLED is await ends.api.state("a"), "what is known is not made again"
     await ends.advance(POLICY.answered_ttl_s + 1)
@@ -248,7 +248,7 @@ async def test_a_key_outlives_the_record_of_its_job(ends: Ends) -> None:
 async def test_a_record_outlives_its_result(short: Ends) -> None:
     """The images go first: then the job has still succeeded, and nobody can have them."""
     await succeed(short, "a")
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(2 * SHORT.result_ttl_s)
     await short.advance(1)
     known = await found(short, "a")
     assert known.view.outcome is not None
@@ -280,7 +280,7 @@ async def test_an_answer_never_lengthens_a_life(ends: Ends) -> None:
     await ends.api.cancel("a")
     ends.clock.now += POLICY.record_ttl_s - 2
     await ends.api.forget("a")
-    await asyncio.sleep(0.02)
+    await ends.settle()
     await ends.advance(3)
     assert await ends.api.find("a") is None
 
@@ -290,12 +290,12 @@ async def test_an_answered_job_is_known_for_a_minute(ends: Ends) -> None:
     await succeed(ends, "a")
     await ends.api.forget("a")
     await ends.api.forget("a")
-    await asyncio.sleep(0.02)
+    await ends.settle()
     await ends.advance(POLICY.answered_ttl_s - 1)
     assert RESULT == (await ends.api.wait("a")).result
     assert ["a"] == ids(await ends.api.jobs_of("anyone"))
     await ends.api.forget("a")
-    await asyncio.sleep(0.02)
+    await ends.settle()
     await ends.advance(1)
     assert None is await ends.api.find("a"), "to forget again does not prolong"
     assert [] == await ends.api.jobs_of("anyone")

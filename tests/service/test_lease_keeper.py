@@ -2,16 +2,18 @@
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from service.lease_keeper import LeaseKeeper
+from service import lease_keeper
+from service.lease_keeper import RETRY_S, LeaseKeeper
 from service.redis_scripts import Hold, QueueScripts
+from tests.service.fakes import FakeClock
 
 NOWHERE = "redis://127.0.0.1:1/0"  # the keeper connects when it first sends, which a fake does not
 SOON_S = 10.0
@@ -36,6 +38,36 @@ class FakeScripts:
         return self.renewed.get(timeout=SOON_S)
 
 
+class Looks:
+    """Returns what is held, and knows how often it was looked at."""
+
+    def __init__(self, *holds: Hold) -> None:
+        self.holds, self._looks = list(holds), threading.Semaphore(0)
+
+    def __call__(self) -> list[Hold]:
+        self._looks.release()
+        return list(self.holds)
+
+    def wait(self, number: int = 2) -> None:
+        """Wait for further looks: at the second one all that followed the first is over."""
+        while self._looks.acquire(blocking=False):
+            pass
+        for _ in range(number):
+            assert self._looks.acquire(timeout=SOON_S)
+
+
+class Pauses(threading.Event):
+    """The keeper's sign to stop, which notes how long it waits for it, and does not wait long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout or 0.0)
+        return super().wait(0.001)
+
+
 @contextmanager
 def keeping(
     scripts: FakeScripts,
@@ -45,42 +77,46 @@ def keeping(
     stall_s: float = 60.0,
     on_lost: Callable[[list[Hold]], None] = lambda _: None,
     on_stall: Callable[[], None] = lambda: None,
+    stopped: threading.Event | None = None,
 ) -> Iterator[LeaseKeeper]:
     """Run a keeper."""
     keeper = LeaseKeeper(
         cast("QueueScripts", scripts), NOWHERE, "worker", lease_s=lease_s, stall_s=stall_s,
         holds=holds, on_lost=on_lost, on_stall=on_stall,
     )  # fmt: skip
+    keeper._stopped = stopped or keeper._stopped
     keeper.start()
     try:
         yield keeper
     finally:
         keeper.stop()
+        keeper._thread.join(SOON_S)
         assert not keeper._thread.is_alive()
 
 
 def test_what_is_held_is_renewed_again_and_again() -> None:
     """Each time it looks at what is held then; when nothing is, it asks the server nothing."""
-    scripts, held = FakeScripts(), [A]
-    with keeping(scripts, lambda: held):
+    scripts, looks = FakeScripts(), Looks(A)
+    with keeping(scripts, looks):
         assert [A] == scripts.next()
-        held.append(B)
+        looks.holds.append(B)
         while scripts.next() != [A, B]:
             pass
-        held.clear()
-        time.sleep(0.1)  # a renewal may have been under way
+        looks.holds.clear()
+        looks.wait()  # a renewal may have been under way
         while not scripts.renewed.empty():
             scripts.next()
-        time.sleep(0.1)
+        looks.wait()
         assert scripts.renewed.empty()
 
 
 def test_what_is_lost_is_told_with_its_token() -> None:
     """The worker hears which claims it has no more, and of no others."""
     lost: queue.Queue[list[Hold]] = queue.Queue()
-    with keeping(FakeScripts([], ["b"], []), lambda: [A, B], on_lost=lost.put):
+    looks = Looks(A, B)
+    with keeping(FakeScripts([], ["b"], []), looks, on_lost=lost.put):
         assert [B] == lost.get(timeout=SOON_S)
-        time.sleep(0.1)
+        looks.wait()
         assert lost.empty()
 
 
@@ -89,13 +125,11 @@ def test_a_server_that_does_not_answer_is_asked_again_soon(
 ) -> None:
     """Long before the next third of the lease: a short outage costs no lease; nothing is lost."""
     lost: queue.Queue[list[Hold]] = queue.Queue()
-    scripts = FakeScripts(RedisConnectionError("away"), OSError("away"), [])
-    with keeping(scripts, lambda: [A], lease_s=3.0, on_lost=lost.put):
-        scripts.next()
-        started = time.monotonic()
-        scripts.next()
-        scripts.next()
-        assert time.monotonic() - started < 2.0  # which are two thirds
+    scripts, pauses = FakeScripts(RedisConnectionError("away"), OSError("away"), []), Pauses()
+    with keeping(scripts, lambda: [A], lease_s=3.0, on_lost=lost.put, stopped=pauses):
+        for _ in range(4):
+            scripts.next()
+    assert [1.0, RETRY_S, RETRY_S, 1.0] == pauses.seconds[:4]
     assert lost.empty()
     assert 2 == caplog.text.count("leases were not renewed")
 
@@ -115,20 +149,28 @@ def test_a_silent_loop_loses_its_jobs_once(caplog: pytest.LogCaptureFixture) -> 
     assert "2 jobs are given up" in caplog.text
 
 
-def test_a_loop_that_shows_life_keeps_its_jobs() -> None:
+def test_a_loop_that_shows_life_keeps_its_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as it beats in time, however long its jobs take."""
-    stalled = threading.Event()
-    with keeping(FakeScripts(), lambda: [A], stall_s=0.5, on_stall=stalled.set) as keeper:
-        for _ in range(10):
+    clock, stalled, looks = FakeClock(), threading.Event(), Looks(A)
+    monkeypatch.setattr(lease_keeper, "time", SimpleNamespace(monotonic=clock))
+    with keeping(FakeScripts(), looks, stall_s=0.5, on_stall=stalled.set) as keeper:
+        for _ in range(4):
+            clock.now += 0.4
+            looks.wait()
             keeper.beat()
-            assert not stalled.wait(0.1)
+        assert not stalled.is_set()
+        clock.now += 0.6
+        assert stalled.wait(SOON_S)
 
 
-def test_a_worker_that_holds_nothing_may_be_silent() -> None:
+def test_a_worker_that_holds_nothing_may_be_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading weights takes longer than any step, and costs nobody a job."""
-    stalled = threading.Event()
-    with keeping(FakeScripts(), list, stall_s=0.1, on_stall=stalled.set):
-        assert not stalled.wait(0.5)
+    clock, stalled, looks = FakeClock(), threading.Event(), Looks()
+    monkeypatch.setattr(lease_keeper, "time", SimpleNamespace(monotonic=clock))
+    with keeping(FakeScripts(), looks, stall_s=0.1, on_stall=stalled.set):
+        clock.now += 600
+        looks.wait()
+        assert not stalled.is_set()
 
 
 def test_it_may_be_stopped_from_its_own_thread() -> None:

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_a_killed_workers_jobs_run_elsewhere(fleet: Fleet) -> None:
     """Kill -9: every client gets its own image, within a lease and a second more."""
+    fleet.lease_s = 1.0
     first = fleet.worker()
     first.send_signal(signal.SIGUSR2)
     _, url = fleet.api()
@@ -45,6 +46,7 @@ async def test_a_killed_workers_jobs_run_elsewhere(fleet: Fleet) -> None:
 
 async def test_a_stopped_worker_wakes_to_find_its_result_refused(fleet: Fleet) -> None:
     """SIGSTOP between computed and stored, past the lease: another's result stands."""
+    fleet.lease_s = 2.0
     sleeper = fleet.worker()
     _, url = fleet.api()
     async with client_of(url) as client:
@@ -63,6 +65,7 @@ async def test_a_stopped_worker_wakes_to_find_its_result_refused(fleet: Fleet) -
 async def test_a_hung_worker_ends_and_others_take_over(fleet: Fleet) -> None:
     """No step finishes for --stall-s: the worker ends with a status of its own, and the next one
     makes its images."""
+    fleet.lease_s = 1.0
     hung = fleet.worker(0.0, "--stall-s", "1")
     _, url = fleet.api()
     async with client_of(url) as client:
@@ -91,17 +94,18 @@ async def test_sigterm_under_load_costs_nothing(fleet: Fleet) -> None:
 
 
 async def test_a_worker_out_of_grace_hands_back(fleet: Fleet) -> None:
-    """What is not done at the end of the grace time is somebody else's at once: the lease of a
-    minute does not matter, and no attempt is counted."""
-    slow = fleet.worker(0.0, "--shutdown-grace-s", "0.3", "--lease-s", "60")
-    _, url = fleet.api("--lease-s", "60")
+    """What is not done at the end of the grace time is somebody else's at once: its lease, longer
+    than anybody waits here, does not matter, and no attempt is counted."""
+    fleet.lease_s = 600.0
+    slow = fleet.worker(0.0, "--shutdown-grace-s", "0.3")
+    _, url = fleet.api()
     async with client_of(url) as client:
         slow.send_signal(signal.SIGUSR2)
         task = asyncio.create_task(ask(client, 1))
         await fleet.running(1)
         slow.send_signal(signal.SIGTERM)
         assert 0 == await end_of(slow)
-        fleet.worker(0.0, "--lease-s", "60")
+        fleet.worker()
         assert is_image(await task, 1)
     assert 0 == fleet.counter("redelivered")
 
@@ -204,14 +208,15 @@ async def test_an_owners_quota_is_exact_over_all_apis(fleet: Fleet) -> None:
 
 async def test_only_the_job_that_kills_ends_dead(fleet: Fleet) -> None:
     """Its batch-mates get their images, it gets 500, and it can be looked at."""
-    _, url = fleet.api("--lease-s", "0.5")
-    starting = [fleet.start_worker(0.01, "--lease-s", "0.5") for _ in range(2)]
+    fleet.lease_s = 1.0
+    _, url = fleet.api()
+    starting = [fleet.start_worker(0.01) for _ in range(2)]
 
     async def keep_workers(stop: asyncio.Event) -> None:
         while not stop.is_set():
             for i, worker in enumerate(starting):
                 if worker.poll() is not None:
-                    starting[i] = fleet.start_worker(0.01, "--lease-s", "0.5")
+                    starting[i] = fleet.start_worker(0.01)
             await asyncio.sleep(0.02)
 
     stop = asyncio.Event()

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 MISSING = "there is no {} on the PATH: apt install prometheus"
 CONFIG = """
-global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}
+global: {{scrape_interval: 1s, scrape_timeout: 1s}}
 scrape_configs:
   - job_name: bar
     static_configs: [{{targets: ["{target}"]}}]

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service import redis_client
+from service import rate_limit
 from service.rate_limit import MINUTE_US, Allowance, Limiter, MemoryLimiter, RedisLimiter
 from service.redis_queue import RedisJobQueue
 from service.server import bootstrap_api
@@ -19,19 +19,13 @@ from service.settings import Settings
 from tests.service.fakes import FakeClock, FakeEngine, fake_info
 from tests.service.harness import URL, Harness, error_of, running
 from tests.service.key_files import bearer, entry, one_key, write_keys
+from tests.service.log_lines import said
 from tests.service.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
 
 Open = Callable[[], AbstractAsyncContextManager[Limiter]]
 MICROSECOND = 1e-6
-
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine's server is slow, not away."""
-    for name in ("CONNECT_TIMEOUT_S", "SOCKET_TIMEOUT_S"):
-        monkeypatch.setattr(redis_client, name, 20.0)
 
 
 @pytest.fixture
@@ -188,12 +182,14 @@ async def test_while_the_server_is_away_each_api_counts_for_itself(
 ) -> None:
     """Requests are neither all refused nor unlimited; one line says so, until it is back."""
     with RedisServer(tmp_path) as server:
-        limiter = RedisLimiter(server.url)
+        limiter = RedisLimiter(server.url, FakeClock())
+        limiter._alone = MemoryLimiter(FakeClock())
         assert [True, True] == await take(limiter, 2, 3)
         server.kill()
+        monkeypatch.setattr(rate_limit, "AWAY_S", 3600.0)
         assert [True, True, True, False, False] == await take(limiter, 5, 3)
-        assert 1 == len(caplog.records)
-        assert "alone" in caplog.text
+        (line,) = said(caplog, "bar.auth")
+        assert "alone" in line.getMessage()
         server.start()
         monkeypatch.setattr(limiter, "_ask_from", 0.0)
         assert [False] == await take(limiter, 1, 2), "the server remembers two"

@@ -1,8 +1,8 @@
 """Facts of the way to the server: what is tried again, for how long, and what that turns into."""
 
 import asyncio
-import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from redis.exceptions import (
@@ -20,6 +20,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from service import redis_client
 from service.errors import QueueUnavailable
 from service.redis_client import Script, connect, connect_blocking, is_transient, persist
+from tests.service.fakes import FakeClock
 from tests.service.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -78,17 +79,57 @@ async def test_a_full_server_is_unavailable_at_once() -> None:
     assert (1, True) == (call.num_calls, bool(refused.value.retry_after_s))
 
 
-async def test_patience_ends() -> None:
-    """After the budget no attempt begins any more."""
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """Time that passes while somebody waits, and only then."""
+    clock, sleep = FakeClock(), asyncio.sleep
 
-    async def call() -> None:
+    async def pass_time(seconds: float) -> None:
+        clock.now += seconds
+        await sleep(0)
+
+    monkeypatch.setattr(redis_client, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(asyncio, "sleep", pass_time)
+    return clock
+
+
+class Absence:
+    """A server that is away: what each attempt costs until it fails."""
+
+    def __init__(self, clock: FakeClock, *costs_s: float) -> None:
+        self.clock, self.costs_s, self.num_calls = clock, costs_s, 0
+
+    async def __call__(self) -> None:
+        self.clock.now += self.costs_s[min(self.num_calls, len(self.costs_s) - 1)]
+        self.num_calls += 1
         raise RedisConnectionError("away")
 
-    started = time.monotonic()
+
+@pytest.mark.parametrize(("attempt_s", "num_calls"), [
+    (0.0, 7),  # it refuses connections
+    (redis_client.CONNECT_TIMEOUT_S, 2),
+    (redis_client.SOCKET_TIMEOUT_S, 2),  # it hangs
+])  # fmt: skip
+async def test_patience_ends(clock: FakeClock, attempt_s: float, num_calls: int) -> None:
+    """However an absent server shows its absence: whoever asks knows within two seconds."""
+    absence, started = Absence(clock, attempt_s), clock.now
     with pytest.raises(QueueUnavailable, match="does not answer") as refused:
-        await persist(call, budget_s=0.2)
-    assert time.monotonic() - started < 2.0
+        await persist(absence)
+    assert clock.now - started < 2.0
+    assert num_calls == absence.num_calls
     assert refused.value.retry_after_s
+
+
+async def test_a_pause_of_ours_is_not_the_servers(clock: FakeClock) -> None:
+    """A process that stood still for longer than its patience asks once more before it says that
+    the server is away; one that has no patience asks once."""
+    absence = Absence(clock, 5.0, 0.0)
+    with pytest.raises(QueueUnavailable):
+        await persist(absence)
+    assert 2 == absence.num_calls
+    with pytest.raises(QueueUnavailable):
+        await persist(absence, budget_s=0.0)
+    assert 3 == absence.num_calls
 
 
 async def test_a_call_that_nobody_waits_for_is_left_to_end() -> None:

@@ -19,6 +19,7 @@ from service.errors import QueueUnavailable
 from service.jobs import JobState
 from service.redis_queue import RedisJobQueue
 from service.redis_work import RedisWorkQueue
+from tests.service.log_lines import said
 from tests.service.queue_ends import POLICY, RESULT, job
 from tests.service.redis_server import RedisServer
 
@@ -167,7 +168,7 @@ async def test_an_outage_is_told_in_few_words(
             server.start()
             while "answers again" not in caplog.text:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-    *errors, end = [record.message for record in caplog.records if "server" in record.message]
+    *errors, end = [record.message for record in said(caplog, "bar.queue", logging.INFO)]
     assert "the queue's server answers again" == end
     assert all(line.startswith("the queue's server is away: ") for line in errors)
     assert 1 <= len(errors) == len(set(errors))

@@ -37,7 +37,10 @@ async def client_of(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
     """Serve `app` on a free port of the loopback, and yield a client of it."""
     with bind("127.0.0.1", 0) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        async with open_side_port(app, listener), httpx.AsyncClient(base_url=address) as client:
+        async with (
+            open_side_port(app, listener),
+            httpx.AsyncClient(base_url=address, timeout=60) as client,
+        ):
             yield client
 
 
@@ -144,7 +147,7 @@ async def test_metrics_may_have_a_port_of_their_own() -> None:
         serving = asyncio.create_task(serve(service, listener, ready.set, beside))
         await ready.wait()
         api, apart = (f"http://127.0.0.1:{s.getsockname()[1]}" for s in (listener, beside))
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             assert 404 == (await client.get(f"{api}/metrics")).status_code
             assert 200 == (await client.get(f"{api}/livez")).status_code
             text = (await client.get(f"{apart}/metrics")).text
@@ -167,7 +170,7 @@ async def test_a_worker_process_answers_probes_and_metrics(
     try:
         said = re.search(r"http://\S+", (await process.stdout.readline()).decode())
         assert said
-        async with httpx.AsyncClient(base_url=said[0], timeout=10) as client:
+        async with httpx.AsyncClient(base_url=said[0], timeout=60) as client:
             await until(client, "/livez")
             await until(client, "/readyz")
             assert expected(200, 200, 200) == await statuses(client)

@@ -16,6 +16,7 @@ from service.jobs import JobState, QueueStats
 from service.memory_queue import MemoryJobQueue
 from tests.service.fakes import NUM_STEPS, FakeDecoding, FakeEngine
 from tests.service.harness import Harness, error_of, expected_png, running
+from tests.service.log_lines import said
 
 pytestmark = pytest.mark.anyio
 
@@ -122,7 +123,7 @@ async def test_a_failing_step_fails_its_jobs_alone_and_is_logged_once(
         h.engine.fault = lambda: None
         await h.until(is_idle)
         assert 200 == (await h.generate(class_id=1)).status_code
-    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    errors = said(caplog, "bar.worker", logging.ERROR)
     assert 1 <= len(errors) <= 2  # the second request may have joined after the first failed
     assert all("secret detail" in str(record.exc_info) for record in errors)
 
@@ -160,7 +161,7 @@ async def test_an_image_that_cannot_be_encoded_fails_its_job(
         assert 500 == (await h.generate(class_id=1)).status_code
         engine.is_broken = False
         assert 200 == (await h.generate(class_id=1)).status_code
-    assert ["an image failed"] == [r.message for r in caplog.records if r.levelname == "ERROR"]
+    assert ["an image failed"] == [r.message for r in said(caplog, "bar.worker", logging.ERROR)]
 
 
 async def test_a_failed_decoding_fails_its_job_alone(caplog: pytest.LogCaptureFixture) -> None:
@@ -178,7 +179,8 @@ async def test_a_failed_decoding_fails_its_job_alone(caplog: pytest.LogCaptureFi
         engine.arrival_fault = lambda: None
         await h.until(is_idle)
         assert 200 == (await h.generate(class_id=1)).status_code
-    assert ["an image failed"] * 2 == [r.message for r in caplog.records if r.levelname == "ERROR"]
+    errors = said(caplog, "bar.worker", logging.ERROR)
+    assert ["an image failed"] * 2 == [record.message for record in errors]
 
 
 async def test_pixels_are_waited_for_beside_the_steps() -> None:

@@ -340,7 +340,8 @@ async def test_everybody_who_waits_is_answered_when_the_server_stops(services: S
         following = asyncio.create_task(h.client.get(f"{path}/events"))
         waiting = asyncio.create_task(h.generate({"prefer": "wait=60"}, class_id=1))
         await h.until(lambda s: s.num_accepted == 2)
-        await asyncio.sleep(0.05)
+        for _ in range(20):  # in the same event loop: what was sent before is read by then
+            await h.client.get("/livez")
         signal.raise_signal(signal.SIGTERM)
         assert 200 == (await polling).status_code
         assert '"draining"' in (await following).text
@@ -367,6 +368,7 @@ async def test_a_deadline_that_cannot_be_met_is_429(services: Services) -> None:
     async with services.running(FakeEngine(num_slots=1, step_s=0.05)) as h:
         await h.generate(class_id=1)
         await h.until(lambda s: s.workers[0].step_s > 0)
+        h.engine.gate.clear()
         waiting = [(await h.generate(ASYNC, class_id=1)) for _ in range(3)]
         assert [202] * 3 == [reply.status_code for reply in waiting]
         reply = await h.generate(class_id=1, timeout_s=0.05 * NUM_STEPS / 2)
