@@ -27,13 +27,15 @@ class BitHead(nn.Module):
         wide = torch.promote_types(logits.dtype, torch.float32)
         return logits.to(wide).reshape(-1, self.bits_per_token, 2)
 
-    def loss(self, bits: Tensor, latent: Tensor, mask: Tensor, mask_ratio: Tensor) -> Tensor:
+    def loss(
+        self,
+        bits: Tensor,
+        latent: Tensor,
+        mask: Tensor,  # noqa: ARG002  # no bit is ever seen
+        mask_ratio: Tensor,  # noqa: ARG002
+    ) -> Tensor:
         """Return the mean cross entropy of a bit; see `Head`."""
-        return self.nats(bits, latent, mask, mask_ratio).mean() / self.bits_per_token
-
-    def nats(self, bits: Tensor, latent: Tensor, mask: Tensor, mask_ratio: Tensor) -> Tensor:
-        """Return the summed cross entropy of each token's bits, in nats, (N,)."""
-        return self.judge(bits, latent, mask, mask_ratio)[0]
+        return F.cross_entropy(self(latent).flatten(0, 1), bits.long().flatten())
 
     def judge(
         self,
@@ -42,7 +44,7 @@ class BitHead(nn.Module):
         mask: Tensor,  # noqa: ARG002  # no bit is ever seen
         mask_ratio: Tensor,  # noqa: ARG002
     ) -> tuple[Tensor, Tensor]:
-        """Return `nats`, and how many bits are what is likeliest, int64 (N,)."""
+        """Return each token's summed cross entropy, and how many bits are what is likeliest."""
         logits, bits = self(latent), bits.long()  # (N, k, 2)
         nats = F.cross_entropy(logits.transpose(1, 2), bits, reduction="none").sum(-1)
         return nats, (logits.argmax(-1) == bits).sum(-1)

@@ -33,17 +33,11 @@ class Generator(nn.Module):
             bits.flatten(0, 1), latents.flatten(0, 1), mask.flatten(0, 1), mask_ratio.flatten()
         )
 
-    def nats(
-        self, bits: Tensor, class_ids: Tensor, order: Tensor, mask: Tensor, mask_ratio: Tensor
-    ) -> Tensor:
-        """Return the cross entropy of each token's hidden bits, in nats, (B, S); shapes as in
-        `loss`."""
-        return self.judge(bits, class_ids, order, mask, mask_ratio)[0]
-
     def judge(
         self, bits: Tensor, class_ids: Tensor, order: Tensor, mask: Tensor, mask_ratio: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return `nats`, and how many of those bits are what is likeliest, both (B, S)."""
+        """Return the cross entropy of each token's hidden bits, in nats, and how many of them are
+        what the head takes for likeliest, both (B, S); shapes as in `loss`."""
         latents = self.trunk(bits, class_ids, order)  # (B, S, W)
         nats, num_right = self.head.judge(
             bits.flatten(0, 1), latents.flatten(0, 1), mask.flatten(0, 1), mask_ratio.flatten()

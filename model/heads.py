@@ -27,15 +27,12 @@ class Head(Protocol):
         Shapes: mask (N, k), True where the head must not see a bit; mask_ratio (N,).
         """
 
-    def nats(self, bits: Tensor, latent: Tensor, mask: Tensor, mask_ratio: Tensor) -> Tensor:
-        """Return the cross entropy of each row's hidden bits, in nats, (N,): of all its bits where
-        the head has no rounds. Shapes as in `loss`."""
-
     def judge(
         self, bits: Tensor, latent: Tensor, mask: Tensor, mask_ratio: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return `nats`, and how many of those bits are what the head takes for likeliest, int64
-        (N,)."""
+        """Return the cross entropy of each row's hidden bits, in nats, and how many of them are
+        what the head takes for likeliest, both (N,); shapes as in `loss`. A head without rounds
+        is judged by all bits."""
 
     def first_logits(self, latent: Tensor, null_latent: Tensor, guidance: Tensor) -> Tensor:
         """Return the logits, guidance (N,) applied, of tokens of which nothing is drawn yet."""

@@ -27,13 +27,15 @@ class LinearHead(nn.Module):
         logits: Tensor = self.token_logits(latent)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def loss(self, bits: Tensor, latent: Tensor, mask: Tensor, mask_ratio: Tensor) -> Tensor:
+    def loss(
+        self,
+        bits: Tensor,
+        latent: Tensor,
+        mask: Tensor,  # noqa: ARG002  # no bit is ever seen
+        mask_ratio: Tensor,  # noqa: ARG002
+    ) -> Tensor:
         """Return the mean cross entropy of a token, divided by its bits; see `Head`."""
-        return self.nats(bits, latent, mask, mask_ratio).mean() / self.bits_per_token
-
-    def nats(self, bits: Tensor, latent: Tensor, mask: Tensor, mask_ratio: Tensor) -> Tensor:
-        """Return the cross entropy of each token, in nats, (N,)."""
-        return self.judge(bits, latent, mask, mask_ratio)[0]
+        return F.cross_entropy(self(latent), token_numbers(bits)) / self.bits_per_token
 
     def judge(
         self,
@@ -42,7 +44,7 @@ class LinearHead(nn.Module):
         mask: Tensor,  # noqa: ARG002  # no bit is ever seen
         mask_ratio: Tensor,  # noqa: ARG002
     ) -> tuple[Tensor, Tensor]:
-        """Return `nats`, and how many bits the likeliest token has right, int64 (N,)."""
+        """Return each token's cross entropy, and how many bits the likeliest one has right."""
         logits, tokens = self(latent), token_numbers(bits)  # (N, 2^k), (N,)
         nats = F.cross_entropy(logits, tokens, reduction="none")
         weights = 1 << torch.arange(self.bits_per_token, device=bits.device)

@@ -98,15 +98,11 @@ class MaskedBitHead(nn.Module):
         weight = torch.where(mask.flatten(), 1.0, VISIBLE_BIT_WEIGHT)
         return (weight * cross_entropy).sum() / (weight.sum() + 1e-8)
 
-    def nats(self, bits: Tensor, latent: Tensor, mask: Tensor, mask_ratio: Tensor) -> Tensor:
-        """Return the summed cross entropy of each token's hidden bits, in nats, (N,); shapes as
-        in `loss`."""
-        return self.judge(bits, latent, mask, mask_ratio)[0]
-
     def judge(
         self, bits: Tensor, latent: Tensor, mask: Tensor, mask_ratio: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return `nats`, and how many of the hidden bits are what is likeliest, int64 (N,)."""
+        """Return the cross entropy of each token's hidden bits, in nats, and how many of them are
+        what is likeliest, both (N,); shapes as in `loss`."""
         bits = bits.long()
         logits = self(torch.where(mask, MASK, bits), latent, mask_ratio)
         cross_entropy = F.cross_entropy(logits.transpose(1, 2), bits, reduction="none")

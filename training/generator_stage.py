@@ -150,7 +150,8 @@ def judge_tokens(
 
     Any number of bits is as likely as any other, as before a round that draws one bit. So the mean
     of k / hidden · nats estimates the cross entropy of a whole token whose bits are drawn one by
-    one in a random order, averaged over those orders: what heads may be compared by. A head
+    one in a random order, averaged over those orders: what heads may be compared by. It is never
+    below the cross entropy of the mixture of all orders, from which such tokens come. A head
     without rounds is asked for all bits at once, where the same expression is exact.
     """
     batch, num_tokens, num_bits = tokens.shape
@@ -162,17 +163,6 @@ def judge_tokens(
         num_hidden = mask.sum(-1)
     judged = generator.judge(tokens, class_ids, order, mask, num_hidden / num_bits)
     return num_hidden, *judged
-
-
-def token_nats(generator: Generator, tokens: Tensor, class_ids: Tensor) -> Tensor:
-    """Return the mean cross entropy of a whole token in raster order, in nats, a scalar.
-
-    A masked-bit head gives a token a probability for each order in which its bits are drawn, one a
-    round. This is the mean over orders, estimated from one round of one order for each token: it
-    is never below the cross entropy of tokens that are drawn in a random order.
-    """
-    num_hidden, nats, _ = judge_tokens(generator, tokens, class_ids)
-    return (tokens.shape[-1] / num_hidden * nats).mean()
 
 
 def _all_hidden(tokens: Tensor) -> tuple[Tensor, Tensor]:
