@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+METRICS_FILE = "metrics.jsonl"
+
 
 class MetricsLog:
     """Appends rows to a file; each has at least `step` and `split`."""
