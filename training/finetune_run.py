@@ -6,19 +6,20 @@ ordinary run, laid out here. `generator` begins with the model's weights whereve
 it is. Either ends in a model directory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from model import zoo
 from model.checkpoint import load_model, save_model
+from model.config import GeneratorConfig, SamplingConfig
 from training.config_files import build_run
 from training.generator_run import with_classes
 from training.run_config import GeneratorRun, TokenizerRun
 from training.run_folder import MODEL_FOLDER
 from training.run_stage import Session
-from training.tokenizer_files import load_tokenizer
+from training.tokenizer_files import load_tokenizer, read_tokenizer_config
 from training.tokenizer_run import train_tokenizer
 
 # What a few hundred to a few thousand pictures bear; --set changes any of it.
@@ -39,6 +40,7 @@ TRAINING: dict[str, Any] = {
     "checkpoint_every": 150,
     "held_out_batch": 256,
 }
+LORA_LEARNING_RATE = 2e-3  # adapters begin at nothing, and are few
 DECODER_FOLDER = "decoder"
 
 
@@ -48,25 +50,52 @@ def generator_run(
     *,
     tokenizer: str | None = None,
     frozen: Sequence[str] = (),
+    reinitialise: bool = False,
+    lora: Mapping[str, Any] | None = None,
     file: Path | None = None,
     overrides: Sequence[str] = (),
 ) -> GeneratorRun:
-    """Return the run that finetunes `model` on `data`, under the data's class names."""
+    """Return the run that finetunes `model` on `data`, under the data's class names.
+
+    The generator takes the grid and the bits of another `tokenizer`; other bits need
+    `reinitialise`. `lora` has settings of adapters.
+    """
     info = zoo.resolve(model)
+    size, training = info.generator, TRAINING
+    if tokenizer is not None:
+        other = read_tokenizer_config(tokenizer)
+        size = replace(size, grid_size=other.grid_size, bits_per_latent=other.bits_per_latent)
+    if lora:
+        optimiser = {**TRAINING["optimiser"], "learning_rate": LORA_LEARNING_RATE}
+        training = {**TRAINING, "optimiser": optimiser}
     base = {
         "name": f"{info.name}-{data.stem}",
-        "generator": info.generator.to_json(),
-        "sampling": info.sampling.to_json(),
+        "generator": size.to_json(),
+        "sampling": _rescheduled(info.sampling, size).to_json(),
         "tokenizer": tokenizer or model,
         "start_from": model,
+        "reinitialise": reinitialise,
+        "lora": dict(lora) if lora else None,
         "frozen": list(frozen),
         "dropout": 0.1,
         # The model knows raster order already; random orders would be learnt at its expense.
         "masking": {"order_annealing": {"start": -1, "end": -1}},
-        "training": TRAINING,
+        "training": training,
         "data": {"path": str(data), "flip": False},
     }
     return with_classes(build_run(GeneratorRun, base=base, file=file, overrides=overrides))
+
+
+def _rescheduled(sampling: SamplingConfig, size: GeneratorConfig) -> SamplingConfig:
+    """Reveal another number of bits in as many rounds, about as many in each."""
+    num_bits, num_rounds = size.bits_per_token, len(sampling.unmask_schedule)
+    if sum(sampling.unmask_schedule) == num_bits:
+        return sampling
+    num_rounds = min(num_rounds, num_bits)
+    schedule = tuple(
+        num_bits * (i + 1) // num_rounds - num_bits * i // num_rounds for i in range(num_rounds)
+    )
+    return replace(sampling, unmask_schedule=tuple(sorted(schedule)))
 
 
 def decoder_run(

@@ -1,6 +1,10 @@
-"""Which weights of a generator stay as they are while the others are trained."""
+"""Which weights of a generator stay as they are while the others are trained.
 
-from collections.abc import Sequence
+Called when a generator is made ready for its first step; adapters (`lora.py`) ask it what fits.
+Weights are chosen by name, so that any part can be, and a preset is a list of such patterns.
+"""
+
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -11,6 +15,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "nothing": (),
     "trunk": ("trunk.blocks.*", "trunk.bit_*", "trunk.*position_embed"),
     "head": ("head.*",),
+    "embeddings": ("trunk.c*_embed*", "trunk.*position_embed", "trunk.cls_token", "*.bit_embed.*"),
     "all-but-classes": ("head.*", "trunk.[!c]*", "trunk.cls_token", "trunk.condition_*"),
 }
 
@@ -22,18 +27,32 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> tuple[int, int]:
     A pattern is a name with wildcards, `trunk.blocks.[0-9].*`, or one of PRESETS. Raises
     TrainingError for a pattern that fits nothing, and if nothing is left to train.
     """
-    expanded = [glob for pattern in patterns for glob in PRESETS.get(pattern, (pattern,))]
     parameters = dict(model.named_parameters())
-    for glob in expanded:
-        fitting = [name for name in parameters if fnmatchcase(name, glob)]
-        if not fitting:
-            raise TrainingError(
-                f"no weight is called like {glob!r}: names look like {next(iter(parameters))!r}; "
-                f"or give one of {', '.join(PRESETS)}"
-            )
-        for name in fitting:
-            parameters[name].requires_grad_(False)
-    trained = sum(p.numel() for p in parameters.values() if p.requires_grad)
+    for name in fitting(parameters, patterns):
+        parameters[name].requires_grad_(False)
+    trained, num_all = count_parameters(model)
     if not trained:
         raise TrainingError(f"{', '.join(patterns)} freezes everything: nothing is left to train")
-    return trained, sum(p.numel() for p in parameters.values())
+    return trained, num_all
+
+
+def fitting(names: Iterable[str], patterns: Sequence[str]) -> set[str]:
+    """Return the names that fit a pattern or preset. Raises TrainingError for a pattern that fits
+    none."""
+    names, found = list(names), set[str]()
+    for pattern in patterns:
+        globs = PRESETS.get(pattern, (pattern,))
+        fits = {name for name in names for glob in globs if fnmatchcase(name, glob)}
+        if not fits and globs:
+            raise TrainingError(
+                f"no weight is called like {pattern!r}: names look like {names[0]!r}; "
+                f"or give one of {', '.join(PRESETS)}"
+            )
+        found |= fits
+    return found
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """Return how many numbers of a model are trained, of how many."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, is_trained in sizes if is_trained), sum(n for n, _ in sizes)

@@ -18,7 +18,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from model.config import GeneratorConfig, TokenizerConfig
 from model.generator import Generator
 from model.tokenizer import Tokenizer
-from training.generator_stage import masked_bit_loss
+from training.generator_stage import generator_loss
 from training.mixed_precision import autocast
 from training.recomputation import recompute_blocks
 from training.trainer_config import TrainerConfig
@@ -36,10 +36,17 @@ class MemoryEstimate:
     optimiser: int  # AdamW's two averages
     average: int  # of the weights
     activations: int  # of one micro-batch
+    num_trained: int
+    saved: int  # weights in a checkpoint: all, or those that are trained where adapters are
 
     @property
     def total(self) -> int:
         return self.weights + self.gradients + self.optimiser + self.average + self.activations
+
+    @property
+    def checkpoint(self) -> int:
+        """Bytes of one checkpoint."""
+        return self.saved * (2 if self.average else 1) + self.optimiser
 
     def text(self) -> str:
         """Return the parts and their sum, for people."""
@@ -51,19 +58,30 @@ class MemoryEstimate:
             "activations": self.activations,
         }
         listed = ", ".join(f"{name} {gigabytes(n)}" for name, n in parts.items() if n)
-        return f"{gigabytes(self.total)} ({listed}), {self.num_parameters / 1e6:.1f} M parameters"
+        some = self.num_trained < self.num_parameters
+        trained = f", {self.num_trained:,} of them trained" if some else ""
+        return (
+            f"{gigabytes(self.total)} ({listed}), {self.num_parameters / 1e6:.1f} M parameters"
+            + trained
+        )
 
 
-def estimate_generator(config: GeneratorConfig, training: TrainerConfig) -> MemoryEstimate:
-    """Estimate a generator's training."""
+def estimate_generator(
+    config: GeneratorConfig,
+    training: TrainerConfig,
+    narrow: Callable[[Generator], None] | None = None,
+) -> MemoryEstimate:
+    """Estimate a generator's training, after `narrow` has frozen what is not trained of it."""
 
     def run(generator: Generator) -> Tensor:
         tokens = torch.zeros(1, config.num_tokens, config.bits_per_token, dtype=torch.uint8)
         class_ids = torch.zeros(1, dtype=torch.int64)
-        return masked_bit_loss(generator, tokens, class_ids, 1.0)
+        return generator_loss(generator, tokens, class_ids, 1.0)
 
     with torch.device("meta"):
         generator = Generator(config)
+        if narrow is not None:
+            narrow(generator)
     return _estimate(generator, run, training)
 
 
@@ -90,6 +108,7 @@ def estimate_tokenizer(config: TokenizerConfig, training: TrainerConfig) -> Memo
         estimate,
         num_parameters=estimate.num_parameters + frozen,
         weights=estimate.weights + FLOAT_BYTES * frozen,
+        saved=estimate.saved + FLOAT_BYTES * frozen,
     )
 
 
@@ -125,8 +144,10 @@ def _estimate(
         weights=FLOAT_BYTES * num_all,
         gradients=FLOAT_BYTES * num_trained,
         optimiser=2 * FLOAT_BYTES * num_trained,
-        average=FLOAT_BYTES * num_all if training.average_decay is not None else 0,
+        average=FLOAT_BYTES * num_trained if training.average_decay is not None else 0,
         activations=per_image * (training.batch_size // training.micro_batches),
+        num_trained=num_trained,
+        saved=FLOAT_BYTES * sum(value.numel() for value in model.state_dict().values()),
     )
 
 

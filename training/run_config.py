@@ -13,6 +13,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 from model.config import GeneratorConfig, SamplingConfig, TokenizerConfig, check_pair
 from training.generator_stage import GeneratorLossConfig
 from training.image_data import Crop
+from training.lora import LoraConfig
 from training.pretrained import NetworksConfig
 from training.section import Section
 from training.tokenizer_loss import TokenizerLossWeights
@@ -99,7 +100,20 @@ class GeneratorRun(GeneratorRecipe):
     data: DataConfig
     tokenizer: str  # where it is: a directory, a run's folder or a model's name
     start_from: str | None = None  # a model to finetune; None starts from random weights
+    reinitialise: bool = False  # layers that other bits or another head make meaningless
     frozen: tuple[str, ...] = ()  # names of weights, with wildcards, that stay as they are
+    lora: LoraConfig | None = None  # adapters instead of the weights themselves
+
+    @model_validator(mode="after")
+    def _check_lora(self) -> "GeneratorRun":
+        if self.lora is not None and self.start_from is None:
+            raise ValueError("lora adapts a model that is there: set start_from, got None")
+        if self.lora is not None and self.training.sharding != "none":
+            raise ValueError(
+                "adapters leave nothing to share out: set training.sharding to none, got "
+                f"{self.training.sharding!r}"
+            )
+        return self
 
     def check_tokenizer(self, tokenizer: TokenizerConfig) -> None:
         """Raise ValueError unless the tokenizer makes what this generator draws."""

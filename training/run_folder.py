@@ -5,6 +5,8 @@ tokenizer/ or generator/   metrics.jsonl, samples, checkpoints
 tokens/           the data set as bits, unless it came so
 bad_images.txt    pictures that could not be read, if there are any
 model/            what came of it: a tokenizer, or a model that `bar serve --model` loads
+adapter/          of a LoRA run: the adapters alone, as peft reads them
+base.txt          of a LoRA run: the revision of the model that they adapt
 """
 
 from pathlib import Path
@@ -13,6 +15,8 @@ from training.errors import TrainingError
 
 RUN_FILE = "run.yaml"
 MODEL_FOLDER = "model"
+ADAPTER_FOLDER = "adapter"
+BASE_FILE = "base.txt"
 BAD_IMAGES_FILE = "bad_images.txt"
 
 
@@ -33,3 +37,18 @@ def claim(folder: Path, text: str, file: str = RUN_FILE) -> None:
         raise TrainingError(f"{folder} is not empty and no training run: choose another --output")
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+
+
+def claim_base(folder: Path, revision: str) -> None:
+    """Write which model a run's checkpoints complete, or check that it is still the same one.
+
+    Raises TrainingError if it is another.
+    """
+    path = folder / BASE_FILE
+    if not path.exists():
+        path.write_text(f"{revision}\n", encoding="utf-8")
+    elif (before := path.read_text(encoding="utf-8").strip()) != revision:
+        raise TrainingError(
+            f"{folder} adapts revision {before} of a model that is at revision {revision} now: its "
+            "checkpoints hold adapters alone; bring that model back, or start again elsewhere"
+        )

@@ -59,24 +59,48 @@ def load_tokenizer(name_or_dir: str | Path) -> Tokenizer:
     Takes a tokenizer's directory, a model's, the folder of a run of either, or a model's name.
     Raises TrainingError and CheckpointError saying what is missing or does not fit.
     """
-    directory = Path(name_or_dir)
-    if (directory / MODEL_FOLDER).is_dir():
-        directory = directory / MODEL_FOLDER
-    if not (directory / DESCRIPTION_FILE).is_file():
-        is_directory = directory.is_dir()
-        info = zoo.resolve(directory if is_directory else str(name_or_dir))
-        return load_model(info, with_encoder=True)[1]
+    directory = _directory_of(name_or_dir)
+    if directory is None:
+        return load_model(_model_of(name_or_dir), with_encoder=True)[1]
+    tokenizer = Tokenizer(_description(directory))
     try:
-        described = json.loads((directory / DESCRIPTION_FILE).read_text(encoding="utf-8"))
-        if described.get("format") != FORMAT:
-            raise ValueError(f"its format is {described.get('format')!r}, not {FORMAT!r}")
-        tokenizer = Tokenizer(TokenizerConfig.from_json(described["tokenizer"]))
         state = load_file(directory / WEIGHTS_FILE)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read the tokenizer in {directory}: {error}") from error
     check_fit(shapes_of(state), shapes_of(tokenizer.state_dict()), str(directory / WEIGHTS_FILE))
     tokenizer.load_state_dict(state)
     return tokenizer.eval()
+
+
+def read_tokenizer_config(name_or_dir: str | Path) -> TokenizerConfig:
+    """Return the sizes of what `load_tokenizer` loads, without its weights."""
+    directory = _directory_of(name_or_dir)
+    return _model_of(name_or_dir).tokenizer if directory is None else _description(directory)
+
+
+def _directory_of(name_or_dir: str | Path) -> Path | None:
+    """Return the directory of a tokenizer by itself; None if it is a model that is named."""
+    directory = _finished(Path(name_or_dir))
+    return directory if (directory / DESCRIPTION_FILE).is_file() else None
+
+
+def _model_of(name_or_dir: str | Path) -> zoo.ModelInfo:
+    directory = _finished(Path(name_or_dir))
+    return zoo.resolve(directory if directory.is_dir() else str(name_or_dir))
+
+
+def _finished(directory: Path) -> Path:
+    return directory / MODEL_FOLDER if (directory / MODEL_FOLDER).is_dir() else directory
+
+
+def _description(directory: Path) -> TokenizerConfig:
+    try:
+        described = json.loads((directory / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+        if described.get("format") != FORMAT:
+            raise ValueError(f"its format is {described.get('format')!r}, not {FORMAT!r}")
+        return TokenizerConfig.from_json(described["tokenizer"])
+    except (OSError, KeyError, ValueError) as error:
+        raise CheckpointError(f"cannot read the tokenizer in {directory}: {error}") from error
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:

@@ -1,11 +1,13 @@
 """A trained generator's weights in one of other classes, or of another resolution.
 
 Called by `bar finetune`. Of all weights only the class table depends on how many classes there are,
-and only the position tables on how many tokens; everything else is carried over as it is. What
-would change the meaning of bits, their number or the patch, is refused.
+and only the position tables on how many tokens; everything else is carried over as it is. Another
+number of bits, another patch or another head make some layers meaningless: that is refused, unless
+those layers are to begin anew.
 """
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from model.config import GeneratorConfig
 from model.generator import Generator
 from model.transformer import FIRST_CLASS_ROW, SPARE_CONDITIONS, SPARE_POSITIONS
 from training.errors import TrainingError
+from training.initialise import initialise_generator
 
 NOISE = 0.1  # of a new class, in standard deviations of the old ones
 
@@ -22,6 +25,15 @@ CLASS_TABLE = "trunk.class_embed.weight"
 CELL_TABLES = ("trunk.position_embed", "trunk.target_position_embed")
 SEQUENCE_TABLE = "trunk.condition_position_embed"
 FREE = ("num_classes", "grid_size")
+BIT_LAYERS = ("trunk.bit_*", "head.bit_*", "head.input_*")
+# What else may differ, and the layers that begin anew where it does.
+REINITIALISED = {
+    "bits_per_latent": BIT_LAYERS,
+    "patch_size": BIT_LAYERS,
+    "head": ("head.*",),
+    "head_width": ("head.*", "trunk.latent_proj.*"),
+    "head_depth": ("head.*",),
+}
 
 
 def transplant(
@@ -30,32 +42,84 @@ def transplant(
     config: GeneratorConfig,
     names: Sequence[str],
     dropout: float,
+    *,
+    reinitialise: bool = False,
 ) -> Generator:
     """Return a generator of `config` with the donor's weights.
 
     A class of the same name keeps its row; a new one begins as the mean of the old ones with a
-    little noise, drawn from torch's generator; "no class" stays. Raises TrainingError if more than
-    the classes and the grid differ.
+    little noise, drawn from torch's generator; "no class" stays. With `reinitialise`, layers that
+    another number of bits, patch or head makes meaningless begin as in training from the start.
+    Raises TrainingError if more differs than that.
     """
-    differing = [
-        f"{name} {getattr(config, name)} (was {getattr(donor.config, name)})"
-        for name in vars(config)
-        if name not in FREE and getattr(config, name) != getattr(donor.config, name)
-    ]
-    if differing:
-        raise TrainingError(
-            "finetuning keeps the architecture but for classes and grid, got "
-            f"{', '.join(differing)}: train a generator from the start instead"
-        )
+    check_transplant(donor.config, config, reinitialise=reinitialise)
+    generator = Generator(config, dropout)
+    if anew := anew_globs(donor.config, config):
+        initialise_generator(generator)
     state = dict(donor.state_dict())
     state[CLASS_TABLE] = class_rows(state[CLASS_TABLE], donor_names, names)
-    if config.grid_size != donor.config.grid_size:
+    if config.tokens_per_side != donor.config.tokens_per_side:
         for name in CELL_TABLES:
             state[name] = cell_rows(state[name], donor.config, config)
         state[SEQUENCE_TABLE] = sequence_rows(state[SEQUENCE_TABLE], donor.config, config)
-    generator = Generator(config, dropout)
-    generator.load_state_dict(state)
+    own = generator.state_dict()
+    generator.load_state_dict(
+        {name: own[name] if _fits(name, anew) else state[name] for name in own}
+    )
     return generator
+
+
+def check_transplant(
+    old: GeneratorConfig, new: GeneratorConfig, *, reinitialise: bool = False
+) -> None:
+    """Raise TrainingError if a generator of `new` cannot begin with weights of `old`."""
+    differing = {
+        name: f"{name} {getattr(new, name)} (was {getattr(old, name)})"
+        for name in vars(new)
+        if name not in FREE and getattr(new, name) != getattr(old, name)
+    }
+    if impossible := [text for name, text in differing.items() if name not in REINITIALISED]:
+        raise TrainingError(
+            "finetuning keeps the trunk but for classes and grid, got "
+            f"{', '.join(impossible)}: train a generator from the start instead"
+        )
+    if differing and not reinitialise:
+        layers = ", ".join(anew_globs(old, new))
+        raise TrainingError(
+            f"finetuning keeps what bits mean, got {', '.join(differing.values())}: give "
+            f"--reinitialise to let {layers} begin anew, or keep the model's own tokenizer"
+        )
+
+
+def anew_globs(old: GeneratorConfig, new: GeneratorConfig) -> list[str]:
+    """Return the patterns of layers that cannot be carried over from `old` to `new`."""
+    found = [
+        glob
+        for name, globs in REINITIALISED.items()
+        if getattr(old, name) != getattr(new, name)
+        for glob in globs
+    ]
+    if found and new.head != "masked_bit":  # the other heads are one layer, of as many bits
+        found.append("head.*")
+    return list(dict.fromkeys(found))
+
+
+def fresh_names(
+    generator: Generator, old: GeneratorConfig, old_names: Sequence[str], names: Sequence[str]
+) -> set[str]:
+    """Return the parameters of `generator` that hold something which the old model did not know:
+    rows of new classes, stretched position tables, layers that begin anew."""
+    new, fresh = generator.config, set[str]()
+    if set(map(plain, names)) - set(map(plain, old_names)):
+        fresh.add(CLASS_TABLE)
+    if new.tokens_per_side != old.tokens_per_side:
+        fresh |= {*CELL_TABLES, SEQUENCE_TABLE}
+    anew = anew_globs(old, new)
+    return fresh | {name for name, _ in generator.named_parameters() if _fits(name, anew)}
+
+
+def _fits(name: str, globs: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
 
 
 def class_rows(table: Tensor, old: Sequence[str], new: Sequence[str]) -> Tensor:

@@ -15,7 +15,9 @@ class WeightAverage:
     """Follows a model: `module` holds the average, in evaluation mode."""
 
     def __init__(self, model: nn.Module, max_decay: float) -> None:
-        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+        # Frozen weights are their own average: they are shared, not copied.
+        frozen = {id(p): p for p in model.parameters() if not p.requires_grad}
+        self.module = copy.deepcopy(model, frozen).eval().requires_grad_(False)
         self.max_decay = max_decay
         self.num_updates = 0
 
@@ -28,8 +30,10 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Move the average towards the weights of `model`; buffers are copied."""
-        averages: list[Tensor] = [*self.module.parameters()]
-        weights: list[Tensor] = [*model.parameters()]
+        pairs = zip(self.module.parameters(), model.parameters(), strict=True)
+        moving = [(mine, theirs) for mine, theirs in pairs if mine is not theirs]
+        averages: list[Tensor] = [mine for mine, _ in moving]
+        weights: list[Tensor] = [theirs for _, theirs in moving]
         torch._foreach_lerp_(averages, weights, 1 - self.decay)
         for mine, theirs in zip(self.module.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)

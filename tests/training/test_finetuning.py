@@ -1,6 +1,7 @@
 """From the bundled digits model to one of a user's classes, exported, sampled and pushed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from PIL import Image
 
 from model import zoo
 from model.checkpoint import load_model
+from model.tokenizer import Tokenizer
 from tests.training.pictures_on_disk import picture_folder
 from training.commands import export, finetune, push, sample
 from training.push_run import prepare
 from training.push_run import push as push_to
 from training.run_checkpoints import read_checkpoint
+from training.tokenizer_files import save_tokenizer
 
 SHORT = [
     "--set", "training.num_steps=2", "--set", "training.batch_size=4",
@@ -63,6 +66,45 @@ def test_dry_run_tells_what_is_known(
     assert "1 of 2 classes are known" in said
     assert "trained: 768 of" in said
     assert not (tmp_path / "run").exists()
+
+
+def other_tokenizer(folder: Path, **changes: Any) -> Path:
+    """Write a tokenizer like that of the digits model, of other sizes."""
+    config = replace(zoo.resolve("digits").tokenizer, **changes)
+    save_tokenizer(folder, Tokenizer(config))
+    return folder
+
+
+def test_larger_images_follow_the_tokenizer(pictures: Path, tmp_path: Path) -> None:
+    """Another tokenizer's grid becomes the model's: its position tables are stretched."""
+    tokenizer = other_tokenizer(tmp_path / "tokenizer", image_size=128, encoder_table_size=8)
+    command = ["generator", "--model", "digits", "--data", str(pictures), *SHORT]
+    more = ["--tokenizer", str(tokenizer), "--output", str(tmp_path / "run")]
+    assert 0 == finetune.main([*command, *more])
+    info = zoo.resolve(tmp_path / "run" / "model")
+    assert (8, 128) == (info.generator.grid_size, info.tokenizer.image_size)
+
+
+def test_other_bits_are_refused_unless_layers_begin_anew(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tokenizer of other bits needs --reinitialise; the schedule then reveals those bits."""
+    tokenizer = other_tokenizer(tmp_path / "tokenizer", bits_per_latent=10)
+    command = ["generator", "--model", "digits", "--data", str(pictures), *SHORT]
+    more = ["--tokenizer", str(tokenizer), "--output", str(tmp_path / "run")]
+    assert 1 == finetune.main([*command, *more])
+    assert "bits_per_latent 10 (was 24): give --reinitialise to let" in capsys.readouterr().err
+    assert 0 == finetune.main([*command, *more, "--reinitialise"])
+    info, base = zoo.resolve(tmp_path / "run" / "model"), zoo.resolve("digits")
+    assert 10 == info.generator.bits_per_latent == sum(info.sampling.unmask_schedule)
+    assert len(base.sampling.unmask_schedule) == len(info.sampling.unmask_schedule)
+    ours, theirs = (load_model(each)[0].state_dict() for each in (info, base))
+    near = {
+        name: torch.allclose(value, theirs[name], atol=0.1)
+        for name, value in ours.items()
+        if name.startswith("trunk.blocks.")
+    }
+    assert all(near.values())
 
 
 def test_decoder_is_finetuned_alone(pictures: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.model.tiny import tiny_generator
+from training.commands import finetune
 from training.errors import TrainingError
 from training.freezing import PRESETS, freeze
 
@@ -31,8 +32,28 @@ def test_all_but_classes_leaves_the_class_table() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_fit_the_generator(preset: str) -> None:
-    """Every preset names weights that exist, and leaves the class table to be trained."""
-    assert "trunk.class_embed.weight" in trained_names(preset)
+    """Every preset names weights that exist, and all but one leave the class table trained."""
+    assert (preset != "embeddings") == ("trunk.class_embed.weight" in trained_names(preset))
+
+
+def test_embeddings_are_tables() -> None:
+    """The preset freezes what is looked up: classes, positions and bits, of trunk and head."""
+    names = {name for name, _ in tiny_generator().named_parameters()}
+    tables = ("class_embed.weight", "position_embed", "cls_token", "bit_embed.weight")
+    assert {name for name in names if name.endswith(tables)} == names - trained_names("embeddings")
+
+
+def test_help_names_the_presets(capsys: pytest.CaptureFixture[str]) -> None:
+    """`bar finetune generator --help` lists every preset."""
+    with pytest.raises(SystemExit):
+        finetune.main(["generator", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "stay as they are: " + ", ".join(set_of_presets()) + ", or names" in said
+
+
+def set_of_presets() -> list[str]:
+    """Return the presets that freeze something."""
+    return [name for name, globs in PRESETS.items() if globs]
 
 
 def test_pattern_that_fits_nothing_is_refused() -> None:

@@ -1,13 +1,23 @@
 """A generator's weights in one of other classes, or another grid."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
+from model.generator import Generator
 from tests.model.tiny import NUM_CLASSES, tiny_config, tiny_generator
 from training.errors import TrainingError
-from training.transplant import cell_rows, class_rows, transplant
+from training.transplant import (
+    CELL_TABLES,
+    CLASS_TABLE,
+    SEQUENCE_TABLE,
+    cell_rows,
+    class_rows,
+    fresh_names,
+    transplant,
+)
 
 OLD = ["owl", "sea_eagle", "wren", "gull", "tern"]
 
@@ -43,7 +53,13 @@ def test_one_class_is_legal() -> None:
     """A model of a single class has that class and "no class"."""
     donor = tiny_generator(dtype=torch.float32)
     config = replace(tiny_config(), num_classes=1)
-    assert 5 == len(transplant(donor, OLD, config, ["wren"], 0.0).trunk.class_embed.weight)
+    table, old = (
+        generator.trunk.class_embed.weight
+        for generator in (transplant(donor, OLD, config, ["wren"], 0.0), donor)
+    )
+    assert 3 + 1 + 1 == len(table)
+    assert torch.equal(old[3 + 2], table[3])
+    assert torch.equal(old[-1], table[-1])
 
 
 def test_other_grid_stretches_the_position_tables() -> None:
@@ -63,8 +79,62 @@ def test_other_grid_stretches_the_position_tables() -> None:
     assert latents.isfinite().all()
 
 
-def test_other_bits_are_refused() -> None:
-    """What would change the meaning of bits, or the sizes, is an error with both numbers."""
-    config = replace(tiny_config(), bits_per_latent=8, depth=3)
-    with pytest.raises(TrainingError, match=r"bits_per_latent 8 \(was 4\), depth 3 \(was 2\)"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bits_per_latent": 8}, r"bits_per_latent 8 \(was 4\): give --reinitialise to let trunk"),
+        ({"patch_size": 2}, r"patch_size 2 \(was 1\): give --reinitialise"),
+        ({"head_depth": 1}, r"head_depth 1 \(was 2\): give --reinitialise to let head\.\* begin"),
+    ],
+)
+def test_other_bits_are_refused_unless_asked_for(changes: dict[str, Any], message: str) -> None:
+    """What would change the meaning of bits, or the head, is an error with both numbers."""
+    config = replace(tiny_config(), **changes)
+    with pytest.raises(TrainingError, match=message):
         transplant(tiny_generator(dtype=torch.float32), OLD, config, OLD, 0.0)
+
+
+def test_other_trunk_is_always_refused() -> None:
+    """No request makes another depth or width of the same weights."""
+    config = replace(tiny_config(), bits_per_latent=8, depth=3, width=64)
+    message = r"keeps the trunk .* got width 64 \(was 32\), depth 3 \(was 2\): train"
+    with pytest.raises(TrainingError, match=message):
+        transplant(tiny_generator(dtype=torch.float32), OLD, config, OLD, 0.0, reinitialise=True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bits_per_latent": 8},
+        {"patch_size": 2},
+        {"head_width": 64, "head_depth": 1},
+        {"head": "bit", "head_depth": 0},
+    ],
+)
+def test_layers_begin_anew_on_request(changes: dict[str, Any]) -> None:
+    """Layers that other bits or another head make meaningless begin as in training from the start,
+    and are named as new; all others are the donor's."""
+    donor, config = tiny_generator(dtype=torch.float32), replace(tiny_config(), **changes)
+    torch.manual_seed(0)
+    ours = transplant(donor, OLD, config, OLD, 0.0, reinitialise=True)
+    theirs, fresh = donor.state_dict(), fresh_names(ours, donor.config, OLD, OLD)
+    assert fresh
+    for name, value in ours.named_parameters():
+        assert (name not in fresh) == (name in theirs and value.equal(theirs[name])), name
+    assert not any(name.startswith("trunk.blocks.") for name in fresh)
+    if config.bits_per_token != donor.config.bits_per_token:
+        assert 0.02 == pytest.approx(ours.trunk.bit_merge.weight.std().item(), rel=0.2)
+    order = torch.arange(config.num_tokens)[None]
+    bits = torch.zeros(1, config.num_tokens, config.bits_per_token, dtype=torch.int64)
+    ratio = torch.full((1, config.num_tokens), 0.5)
+    assert ours.loss(bits, torch.tensor([2]), order, bits == 0, ratio).isfinite()
+
+
+def test_what_is_new_to_a_model() -> None:
+    """Rows of unknown classes and stretched tables are new; a subset of the classes is not."""
+    old = tiny_config()
+    one = Generator(replace(old, num_classes=1))
+    assert set() == fresh_names(one, old, OLD, ["wren"])
+    assert {CLASS_TABLE} == fresh_names(one, old, OLD, ["heron"])
+    larger = Generator(replace(old, grid_size=8))
+    assert {*CELL_TABLES, SEQUENCE_TABLE} == fresh_names(larger, old, OLD, OLD)

@@ -17,9 +17,10 @@ from torch import Tensor
 from model.config import SamplingConfig
 from model.generator import Generator
 from model.tokenizer import Tokenizer
-from tests.model.tiny import tiny_config, tiny_tokenizer_config
+from tests.model.tiny import fill_with_noise, tiny_config, tiny_tokenizer_config
 from training.generator_stage import GeneratorLossConfig, GeneratorStage
 from training.initialise import initialise_generator, initialise_tokenizer
+from training.lora import LoraConfig, add_adapters
 from training.optimiser import OptimiserConfig
 from training.order_annealing import OrderAnnealing
 from training.pixel_data import HeldPixels
@@ -32,6 +33,7 @@ from training.tokenizer_loss import TokenizerLossWeights
 from training.tokenizer_stage import TokenizerStage
 from training.trainer import ALONE, Trainer
 from training.trainer_config import TrainerConfig
+from training.transplant import CLASS_TABLE
 
 NUM_STEPS = 12
 SAMPLING = SamplingConfig(guidance_scale=2.0, temperature=1.0, unmask_schedule=(2, 2))
@@ -80,6 +82,17 @@ def generator_stage(dropout: float = 0.2) -> GeneratorStage:
         tokenizer,
         SAMPLING,
     )
+
+
+def adapted_stage() -> GeneratorStage:
+    """Build the generator's stage with adapters, its class table trained whole."""
+    stage = generator_stage()
+    fill_with_noise(stage.model)  # at its start a block is the identity, whatever the class
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        lora = LoraConfig(rank=2, alpha=8, dropout=0.1)
+        add_adapters(stage.model, lora, fresh=[CLASS_TABLE])
+    return stage
 
 
 def tokenizer_stage() -> TokenizerStage:

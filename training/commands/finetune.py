@@ -14,6 +14,9 @@ from training.commands.run_flags import (
     missing_extra,
     session_of,
 )
+from training.errors import TrainingError
+
+DEFAULT_RANK = 16
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,6 +42,8 @@ def _generator(arguments: argparse.Namespace) -> None:
         arguments.data,
         tokenizer=arguments.tokenizer,
         frozen=arguments.freeze,
+        reinitialise=arguments.reinitialise,
+        lora=_lora(arguments),
         file=arguments.config,
         overrides=arguments.overrides,
     )
@@ -50,10 +55,22 @@ def _generator(arguments: argparse.Namespace) -> None:
     print(f"the model is in {directory}: bar serve --model {directory}")
 
 
+def _lora(arguments: argparse.Namespace) -> dict[str, float]:
+    given = {"rank": arguments.lora, "alpha": arguments.lora_alpha}
+    settings = {name: value for name, value in given.items() if value is not None}
+    if settings and "rank" not in settings:
+        raise TrainingError("--lora-alpha is of adapters: give --lora as well")
+    return settings
+
+
 def _decoder(arguments: argparse.Namespace) -> None:
     from training.finetune_run import decoder_run, finetune_decoder  # noqa: PLC0415
     from training.tokenizer_run import plan  # noqa: PLC0415
 
+    if arguments.lora is not None:
+        raise TrainingError(
+            "--lora adapts a generator; a decoder is small and is trained whole: leave it out"
+        )
     run = decoder_run(
         arguments.model, arguments.data, file=arguments.config, overrides=arguments.overrides
     )
@@ -94,7 +111,29 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAMES",
-        help="weights that stay as they are: trunk, head, all-but-classes, or names with "
-        "wildcards such as trunk.blocks.[0-3].*; may be repeated",
+        help="weights that stay as they are: trunk, head, embeddings, all-but-classes, or names "
+        "with wildcards such as trunk.blocks.[0-3].*; may be repeated",
     )
+    generator.add_argument(
+        "--reinitialise",
+        action="store_true",
+        help="let layers begin anew that another tokenizer's bits, another patch or another head "
+        "make meaningless; without it those are refused",
+    )
+    generator.add_argument(
+        "--lora",
+        nargs="?",
+        type=int,
+        const=DEFAULT_RANK,
+        metavar="RANK",
+        help="train adapters of this rank beside the linear layers qkv, proj, w12 and w3, and only "
+        "what is new besides (default rank: %(const)s); the rest with --set lora.NAME=VALUE",
+    )
+    generator.add_argument(
+        "--lora-alpha",
+        type=float,
+        metavar="X",
+        help="over the rank, how much adapters count (default: the rank)",
+    )
+    decoder.add_argument("--lora", nargs="?", const="", help=argparse.SUPPRESS)
     return parser
