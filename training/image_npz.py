@@ -7,11 +7,13 @@ file beside the target, flushed as they come, and put into the archive at the en
 raw file is where the next one goes on.
 """
 
+import hashlib
 import json
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -106,6 +108,15 @@ class NpzImages:
         return self.shape[0]
 
     @property
+    def name(self) -> str:
+        return self.path.name
+
+    @cached_property
+    def digest(self) -> str:
+        """The beginning of the file's SHA-256."""
+        return file_hash(self.path)
+
+    @property
     def settings(self) -> dict[str, Any]:
         """How the images were drawn, if `bar sample` drew them."""
         with opened(self.path) as archive:
@@ -124,15 +135,23 @@ class NpzImages:
                 labels: NDArray[np.int64] = npy.read_array(file, allow_pickle=False)
         return labels.astype(np.int64)
 
-    def batches(self, size: int, limit: int | None = None) -> Iterator[Pixels]:
-        """Yield uint8 (n, height, width, 3), the first `limit` images."""
-        count = len(self) if limit is None else min(limit, len(self))
+    def batches(self, size: int, rank: int = 0, num_ranks: int = 1) -> Iterator[tuple[int, Pixels]]:
+        """Yield the index of the first image, and uint8 (n, height, width, 3); ranks take turns."""
+        image_bytes = int(np.prod(self.shape[1:]))
         with opened(self.path) as archive, _member(self.path, archive, IMAGES) as file:
             _header(self.path, file)
-            for start in range(0, count, size):
-                shape = (min(size, count - start), *self.shape[1:])
-                content = file.read(int(np.prod(shape)))
-                yield np.frombuffer(content, dtype=np.uint8).reshape(shape)
+            start = file.tell()
+            for first in range(rank * size, len(self), num_ranks * size):
+                shape = (min(size, len(self) - first), *self.shape[1:])
+                file.seek(start + first * image_bytes)
+                content = file.read(shape[0] * image_bytes)
+                yield first, np.frombuffer(content, dtype=np.uint8).reshape(shape)
+
+
+def file_hash(path: Path) -> str:
+    """Return the beginning of a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 @contextmanager

@@ -104,13 +104,13 @@ class ClassScore:
 
 
 class ImageStatistics:
-    """Everything that evaluations ask of a set of images.
+    """Everything that evaluations ask of a set of `num_images` images.
 
-    `num_kept` images at most are kept as features, for precision and recall.
+    The features of `num_kept` at most, evenly spread, are kept for precision and recall.
     """
 
-    def __init__(self, num_kept: int) -> None:
-        self.num_kept = num_kept
+    def __init__(self, num_images: int, num_kept: int) -> None:
+        self.num_images, self.num_kept = num_images, min(num_kept, num_images)
         self.pool, self.spatial, self.score = Moments(), Moments(), ClassScore()
         self.has_spatial = self.has_classes = False
         self._kept: list[Tensor] = []
@@ -135,8 +135,9 @@ class ImageStatistics:
             if class_ids is not None:
                 right = features.logits.argmax(dim=1).cpu() == class_ids
                 self._right += torch.tensor([[len(right), int(right.sum())]])
-        if (room := self.num_kept - first) > 0:
-            self._kept.append(features.pool[:room].float().cpu())
+        places = torch.arange(first, first + len(features.pool) + 1)
+        shares = places * self.num_kept // self.num_images
+        self._kept.append(features.pool.float().cpu()[shares.diff() > 0])
 
     @property
     def features(self) -> Tensor:
@@ -151,7 +152,7 @@ class ImageStatistics:
 
     def gathered(self, processes: Processes) -> "ImageStatistics":
         """Return the statistics of the images of all processes, the same on each."""
-        whole = ImageStatistics(self.num_kept)
+        whole = ImageStatistics(self.num_images, self.num_kept)
         flags = torch.tensor([[self.has_spatial, self.has_classes]], dtype=torch.float64)
         told = torch.cat(processes.gathered(flags)).amax(dim=0)
         whole.has_spatial, whole.has_classes = bool(told[0]), bool(told[1])

@@ -1,7 +1,8 @@
 """Many images of a model: `bar sample`, and what evaluations are measured on.
 
 Image i has seed `first seed + i` and the classes take turns, so that any prefix of the images is
-balanced. The `.npz` is what the ADM evaluator reads: `arr_0`, uint8 (N, height, width, 3).
+balanced. They are drawn by the engine that serves: the same bytes as a server's, at its speed, and
+the same whatever the batch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,18 +12,47 @@ from typing import Any, Self, TextIO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from model import zoo
 from model.checkpoint import load_model
 from model.class_labels import AmbiguousClassError, UnknownClassError
 from model.config import MAX_SEED, ImageRequest, SamplingConfig
-from model.generate import generate
-from model.generator import Generator
-from model.tokenizer import Tokenizer
+from model.engine import Engine
+from model.precision import choose_precision
 from training.errors import TrainingError
+from training.image_npz import ImagesWriter
 from training.pictures import Pixels, save_grid
 from training.progress import Progress
 from training.run_folder import MODEL_FOLDER
+
+ROUNDING = "truncated: floor(255 · clamp((x + 1) / 2, 0, 1))"  # `model.tokenizer.to_uint8`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """Which images: so many, of these classes in turn, from this seed on."""
+
+    class_ids: tuple[int, ...]
+    num_images: int
+    first_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_images < 1:
+            raise TrainingError(f"the number of images must be at least 1, got {self.num_images}")
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The class of each image, (N,)."""
+        return np.resize(np.array(self.class_ids, dtype=np.int64), self.num_images)
+
+    def request(self, index: int, sampling: SamplingConfig) -> ImageRequest:
+        """Return what makes image `index`."""
+        return ImageRequest(
+            class_id=self.class_ids[index % len(self.class_ids)],
+            seed=(self.first_seed + index) % (MAX_SEED + 1),
+            sampling=sampling,
+        )
 
 
 @dataclass(frozen=True)
@@ -30,10 +60,8 @@ class Sampler:
     """A loaded model with the settings to draw with."""
 
     info: zoo.ModelInfo
-    generator: Generator
-    tokenizer: Tokenizer
+    engine: Engine
     sampling: SamplingConfig
-    batch_size: int
 
     @classmethod
     def load(
@@ -42,74 +70,97 @@ class Sampler:
         changes: Mapping[str, Any],
         device: torch.device,
         batch_size: int,
+        dtype: str = "float32",
     ) -> Self:
         """Load a model, or what a run ended in; `changes` that are not None replace its defaults.
 
         Raises TrainingError for settings out of range, CheckpointError if there is no such model.
         """
-        folder = Path(name_or_dir) / MODEL_FOLDER
-        info = zoo.resolve(folder if folder.is_dir() else name_or_dir)
-        given = {name: value for name, value in changes.items() if value is not None}
+        info = find_model(name_or_dir)
+        sampling = changed(info, changes)
+        generator, tokenizer = load_model(info, device=device)
         try:
-            sampling = replace(info.sampling, **given)
+            precision = choose_precision(dtype, device, 0)
+            engine = Engine(generator, tokenizer, num_slots=batch_size, precision=precision)
         except ValueError as error:
             raise TrainingError(str(error)) from error
-        return cls(info, *load_model(info, device=device), sampling, batch_size)
+        return cls(info, engine, sampling)
 
-    def find_classes(self, names: Sequence[str]) -> list[int]:
+    def find_classes(self, names: Sequence[str]) -> tuple[int, ...]:
         """Return the ids of classes by name or index; of all classes if none is named."""
         labels = self.info.class_labels
         try:
-            return [labels.find(name).index for name in names] or list(range(len(labels)))
+            return tuple(labels.find(name).index for name in names) or tuple(range(len(labels)))
         except (UnknownClassError, AmbiguousClassError) as error:
             raise TrainingError(str(error)) from error
 
-    def draw(self, classes: Sequence[int], count: int, first_seed: int) -> Iterator[Pixels]:
-        """Yield batches of images, uint8 (n, height, width, 3), `count` in all, classes in turn."""
-        if count < 1:
-            raise TrainingError(f"the number of images must be at least 1, got {count}")
-        for start in range(0, count, self.batch_size):
-            requests = [
-                ImageRequest(
-                    class_id=classes[i % len(classes)],
-                    seed=(first_seed + i) % (MAX_SEED + 1),
-                    sampling=self.sampling,
-                )
-                for i in range(start, min(start + self.batch_size, count))
-            ]
-            yield generate(self.generator, self.tokenizer, requests)
+    def draw(
+        self, series: Series, start: int = 0, *, rank: int = 0, num_ranks: int = 1
+    ) -> Iterator[tuple[int, Pixels]]:
+        """Yield batches: the index of the first image, and uint8 (n, height, width, 3).
+
+        `start` leaves out what is there already; of several ranks each takes batches in turn.
+        """
+        size = self.engine.num_slots
+        for first in range(start + rank * size, series.num_images, num_ranks * size):
+            indices = range(first, min(first + size, series.num_images))
+            yield first, self._drawn([series.request(i, self.sampling) for i in indices])
+
+    def _drawn(self, requests: Sequence[ImageRequest]) -> Pixels:
+        slots = [self.engine.admit(request) for request in requests]
+        while not self.engine.step():  # all images take the same number of steps
+            pass
+        return self.engine.decode(slots)
+
+    def describe(self, series: Series) -> dict[str, Any]:
+        """Return what decides the images, for files and reports."""
+        num_classes, chosen = len(self.info.class_labels), series.class_ids
+        return {
+            "model": self.info.name,
+            "revision": self.info.revision,
+            "sampling": self.sampling.to_json(),
+            "dtype": self.engine.precision.name,
+            "first_seed": series.first_seed,
+            "labels": f"all {num_classes} classes in turn"
+            if chosen == tuple(range(num_classes))
+            else f"classes {', '.join(map(str, chosen))} in turn",
+            "rounding": ROUNDING,
+        }
 
 
-def save_sheet(
-    path: Path,
-    sampler: Sampler,
-    classes: Sequence[int],
-    per_class: int,
-    first_seed: int,
-    stream: TextIO,
-) -> None:
+def find_model(name_or_dir: str) -> zoo.ModelInfo:
+    """Describe a model by name or directory, or what a run ended in."""
+    folder = Path(name_or_dir) / MODEL_FOLDER
+    return zoo.resolve(folder if folder.is_dir() else name_or_dir)
+
+
+def changed(info: zoo.ModelInfo, changes: Mapping[str, Any]) -> SamplingConfig:
+    """Return a model's defaults with `changes` that are not None. Raises TrainingError."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    try:
+        sampling = replace(info.sampling, **given)
+        sampling.check_for(info.generator)
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
+    return sampling
+
+
+def save_sheet(path: Path, sampler: Sampler, series: Series, stream: TextIO) -> None:
     """Write a grid with a column for each class."""
-    save_grid(path, _all(sampler, classes, per_class, first_seed, stream), len(classes))
-
-
-def save_npz(
-    path: Path,
-    sampler: Sampler,
-    classes: Sequence[int],
-    per_class: int,
-    first_seed: int,
-    stream: TextIO,
-) -> None:
-    """Write all images under `arr_0`."""
-    np.savez(path, arr_0=_all(sampler, classes, per_class, first_seed, stream))
-
-
-def _all(
-    sampler: Sampler, classes: Sequence[int], per_class: int, first_seed: int, stream: TextIO
-) -> Pixels:
-    count = per_class * len(classes)
-    progress, parts = Progress("sample", 0, count, stream), list[Pixels]()
-    for images in sampler.draw(classes, count, first_seed):
+    progress, parts = Progress("sample", 0, series.num_images, stream), list[Pixels]()
+    for first, images in sampler.draw(series):
         parts.append(images)
-        progress.show(sum(map(len, parts)), {})
-    return np.concatenate(parts)
+        progress.show(first + len(images), {})
+    save_grid(path, np.concatenate(parts), len(series.class_ids))
+
+
+def save_npz(path: Path, sampler: Sampler, series: Series, stream: TextIO) -> None:
+    """Write all images for an evaluator, or the rest of them; memory stays that of one batch."""
+    size, batch = sampler.info.tokenizer.image_size, sampler.engine.num_slots
+    writer = ImagesWriter(path, series.num_images, size, sampler.describe(series))
+    done = writer.resume(batch)
+    progress = Progress("sample", done, series.num_images, stream)
+    for first, images in sampler.draw(series, done):
+        writer.append(images)
+        progress.show(first + len(images), {})
+    writer.finish(series.labels)

@@ -1,7 +1,8 @@
 """`bar sample`: many images of a model at once, as a grid or for an evaluator.
 
 For single images with provenance there is `bar generate`; here are grids with a class a column,
-and `.npz` files of any number of images in the form that the ADM evaluator reads.
+and `.npz` files of any number of images in the form that the ADM evaluator reads. A killed `.npz`
+goes on with the same command.
 """
 
 import argparse
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.commands.run_flags import ended, missing_extra
+from training.commands.sampling_flags import add_sampling_flags, sampling_changes
 from training.errors import TrainingError
 
 
@@ -28,35 +30,28 @@ def main(argv: Sequence[str]) -> int:
 
 def _sample(arguments: argparse.Namespace) -> None:
     from training.run_stage import choose_device  # noqa: PLC0415
-    from training.sampling_run import Sampler, save_npz, save_sheet  # noqa: PLC0415
+    from training.sampling_run import Sampler, Series, save_npz, save_sheet  # noqa: PLC0415
 
     if arguments.output.suffix not in (".png", ".npz"):
         raise TrainingError(f"--output must end in .png or .npz, got {arguments.output}")
     sampler = Sampler.load(
         arguments.model,
-        {
-            "guidance_scale": arguments.guidance_scale,
-            "temperature": arguments.temperature,
-            "order": arguments.order,
-        },
+        sampling_changes(arguments),
         choose_device(arguments.device),
         arguments.batch_size,
+        arguments.dtype,
     )
     classes = sampler.find_classes(arguments.classes)
-    if arguments.output.suffix == ".png":
-        save_sheet(
-            arguments.output, sampler, classes, arguments.per_class, arguments.seed, sys.stderr
-        )
-    else:
-        save_npz(
-            arguments.output, sampler, classes, arguments.per_class, arguments.seed, sys.stderr
-        )
+    count = arguments.num_images or arguments.per_class * len(classes)
+    series = Series(class_ids=classes, num_images=count, first_seed=arguments.seed)
+    save = save_sheet if arguments.output.suffix == ".png" else save_npz
+    save(arguments.output, sampler, series, sys.stderr)
     names = ", ".join(sampler.info.class_labels[class_id].name for class_id in classes[:10])
     print(
-        f"{len(classes) * arguments.per_class} images of {names}"
-        f"{' …' if len(classes) > 10 else ''} are in {arguments.output}: guidance "
-        f"{sampler.sampling.guidance_scale:g}, temperature {sampler.sampling.temperature:g}, "
-        f"{sampler.sampling.order} order, seeds from {arguments.seed}"
+        f"{count} images of {names}{' …' if len(classes) > 10 else ''} are in {arguments.output}: "
+        f"guidance {sampler.sampling.guidance_scale:g}, temperature "
+        f"{sampler.sampling.temperature:g}, {sampler.sampling.order} order, seeds from "
+        f"{arguments.seed}"
     )
 
 
@@ -75,12 +70,10 @@ def _parser() -> argparse.ArgumentParser:
         help="index or name, may be repeated; without it, all classes",
     )
     parser.add_argument("--per-class", type=int, default=4, metavar="N", help="(default: 4)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first image (default: 0)")
-    parser.add_argument("--guidance-scale", type=float, metavar="X", help="1 to 30")
-    parser.add_argument("--temperature", type=float, metavar="X", help="0 to 10")
-    parser.add_argument("--order", choices=["raster", "random"], help="order of the tokens")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: 64)")
-    parser.add_argument("--device", default="auto", help="(default: a GPU if there is one)")
+    parser.add_argument(
+        "--num-images", type=int, metavar="N", help="in all, instead of so many of each class"
+    )
+    add_sampling_flags(parser)
     parser.add_argument(
         "--output", type=Path, default=Path("samples.png"), metavar="FILE", help=".png or .npz"
     )
