@@ -139,7 +139,7 @@ def pick_token(logits: Tensor, temperature: Tensor, uniforms: Tensor) -> Tensor:
     """
     num_bits, is_silent = uniforms.shape[1], temperature == 0
     below_best = (logits - logits.amax(-1, keepdim=True)).double()
-    masses = [(below_best / torch.where(is_silent, 1, temperature)[:, None]).exp()]
+    masses = [(below_best / temperature.masked_fill(is_silent, 1)[:, None]).exp()]
     for _ in range(num_bits - 1):  # masses[i]: of the values of bits i and above, (B, 2^(k - i))
         masses.append(masses[-1][:, ::2] + masses[-1][:, 1::2])
     # A uniform has 24 random bits; two of them make what comes once in a million exact as well.

@@ -14,7 +14,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from model.config import GeneratorConfig, ImageRequest, Order, SamplingConfig, uniform_schedule
+from model.config import (
+    GeneratorConfig,
+    HeadKind,
+    ImageRequest,
+    Order,
+    SamplingConfig,
+    uniform_schedule,
+)
 from model.engine import Engine
 from model.generate import generate
 from model.generator import Generator
@@ -39,10 +46,11 @@ def tiny_engine(
     dtype: torch.dtype = torch.float64,
     patch_size: int = 1,
     batch_invariant: bool = True,
+    head: HeadKind = "masked_bit",
 ) -> Engine:
     """Build an engine on the tiny BAR; the same one each time, whatever its slots."""
     return Engine(
-        tiny_generator(tiny_config(patch_size), dtype),
+        tiny_generator(tiny_config(patch_size, head=head), dtype),
         tiny_tokenizer(dtype=dtype),
         num_slots=num_slots,
         precision=Precision(dtype),
@@ -61,10 +69,11 @@ def finish(engine: Engine, slot: int) -> Image:
 def random_request(rng: Random, config: GeneratorConfig) -> ImageRequest:
     """Draw a request of any class, guidance, temperature, schedule and order."""
     orders: list[Order] = ["raster", "random"]
+    rounds = rng.choice([1, 2, 3, 4, 9]) if config.has_rounds else 1
     sampling = SamplingConfig(
         guidance_scale=rng.choice([1.0, 1.0, 2.5, 9.6]),
         temperature=rng.choice([0.0, 0.7, 1.0, 2.5]),
-        unmask_schedule=uniform_schedule(config.bits_per_token, rng.choice([1, 2, 3, 4, 9])),
+        unmask_schedule=uniform_schedule(config.bits_per_token, rounds),
         order=rng.choice(orders),
     )
     return ImageRequest(
@@ -122,6 +131,17 @@ class Traffic:
             assert count / self.num_tokens == self.engine.progress(slot)
 
 
+def check_any_traffic(engine: Engine, config: GeneratorConfig, seed: int) -> None:
+    """Push random traffic through `engine`, and compare every image with the slow generator's."""
+    rng = Random(seed)
+    traffic = Traffic(engine, config.num_tokens, rng)
+    traffic.run([random_request(rng, config) for _ in range(9 + 3 * engine.num_slots)])
+    assert len(traffic.finished) >= 5
+    requests = [image for image, _ in traffic.finished]
+    expected = generate(tiny_generator(config), tiny_tokenizer(), requests)
+    assert np.array_equal(expected, np.stack([pixels for _, pixels in traffic.finished]))
+
+
 @pytest.mark.parametrize("batch_invariant", [True, False])
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(("patch_size", "num_slots"), [(1, 1), (1, 3), (1, 8), (2, 4), (4, 2)])
@@ -130,14 +150,38 @@ def test_any_traffic_gives_the_slow_generators_images(
 ) -> None:
     """Staggered arrivals, cancellations, late decodes and mixed settings: every image is, bit for
     bit, the one that `generate` draws for the same request."""
-    rng, config = Random(seed), tiny_config(patch_size)
     engine = tiny_engine(num_slots, patch_size=patch_size, batch_invariant=batch_invariant)
-    traffic = Traffic(engine, config.num_tokens, rng)
-    traffic.run([random_request(rng, config) for _ in range(9 + 3 * num_slots)])
-    assert len(traffic.finished) >= 5
-    requests = [image for image, _ in traffic.finished]
-    expected = generate(tiny_generator(config), tiny_tokenizer(), requests)
-    assert np.array_equal(expected, np.stack([pixels for _, pixels in traffic.finished]))
+    check_any_traffic(engine, tiny_config(patch_size), seed)
+
+
+@pytest.mark.parametrize("batch_invariant", [True, False])
+@pytest.mark.parametrize(
+    ("head", "patch_size", "num_slots"),
+    [("linear", 1, 1), ("linear", 1, 3), ("bit", 1, 3), ("bit", 2, 4), ("bit", 4, 2)],
+)
+def test_any_traffic_gives_the_slow_generators_images_with_other_heads(
+    head: HeadKind, patch_size: int, num_slots: int, batch_invariant: bool
+) -> None:
+    """Linear and bit heads are served with the slow generator's bits as well."""
+    engine = tiny_engine(
+        num_slots, patch_size=patch_size, batch_invariant=batch_invariant, head=head
+    )
+    check_any_traffic(engine, tiny_config(patch_size, head=head), seed=0)
+
+
+@pytest.mark.parametrize("head", ["linear", "bit"])
+def test_float32_pixels_of_other_heads_are_the_same_in_company(head: HeadKind) -> None:
+    """Alone or between others that come and go, an image has the same pixels."""
+    target = request(class_id=1, seed=5, temperature=1.5, unmask_schedule=(4,))
+    quiet, busy = (tiny_engine(3, torch.float32, head=head) for _ in range(2))
+    expected = finish(quiet, quiet.admit(target))
+    neighbour = busy.admit(request(class_id=2, seed=6, unmask_schedule=(4,), order="random"))
+    busy.step()
+    slot = busy.admit(target)
+    busy.step()
+    busy.cancel(neighbour)
+    busy.admit(request(class_id=3, guidance_scale=1.0, unmask_schedule=(4,)))
+    assert np.array_equal(expected, finish(busy, slot))
 
 
 TARGETS = [

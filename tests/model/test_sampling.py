@@ -11,10 +11,12 @@ from torch import Tensor
 
 from model.sampling import (
     MASK,
+    guide,
     gumbel,
     linear_guidance,
     philox,
     pick_bits,
+    pick_token,
     random_order,
     remask,
     token_uniforms,
@@ -235,6 +237,78 @@ def test_pick_bits_frequencies_are_the_softmax() -> None:
     logits = torch.tensor([[[0.0, 1.0]]]).expand(len(seeds), 1, 2)
     drawn, _ = pick_bits(logits, torch.ones(len(seeds), 1), noise)
     assert 1 / (1 + math.exp(-1)) == pytest.approx(drawn.double().mean().item(), abs=0.01)
+
+
+def tokens_of(bits: Tensor) -> Tensor:
+    """Return the integers that bits (B, k) make."""
+    return (bits << torch.arange(bits.shape[1])).sum(1)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_pick_token_frequencies_are_the_softmax(temperature: float) -> None:
+    """Of 100,000 draws among 64 tokens, chi square is what 63 degrees of freedom allow."""
+    count, num_bits = 100_000, 6
+    logits = 2 * torch.randn(1, 64, generator=torch.Generator().manual_seed(0))
+    seeds = torch.arange(count)
+    uniforms = token_uniforms(seeds, torch.zeros_like(seeds), 1, num_bits)[:, 0]
+    warmth = torch.full((count,), temperature)
+    drawn = tokens_of(pick_token(logits.expand(count, -1), warmth, uniforms))
+    expected = count * (logits[0].double() / temperature).softmax(0)
+    chi_square = ((drawn.bincount(minlength=64) - expected) ** 2 / expected).sum().item()
+    assert 63 - 4 * 63**0.5 < chi_square < 63 + 4 * (2 * 63) ** 0.5
+
+
+def test_pick_token_draws_what_comes_once_in_a_billion() -> None:
+    """A token of probability 1e-9 is drawn where the uniform lies below that, and only there: one
+    uniform of 24 bits could not tell."""
+    logits = torch.tensor([[0.0, math.log(1e-9)]], dtype=torch.float64)
+    rare, usual = torch.zeros(1, 1, 3), torch.zeros(1, 1, 3)
+    usual[..., 1] = 2.0**-4  # 2^-28 in all, above 1e-9
+    one = torch.ones(1)
+    assert [[1]] == pick_token(logits, one, rare).tolist()
+    assert [[0]] == pick_token(logits, one, usual).tolist()
+
+
+def test_pick_token_without_temperature_takes_the_likeliest() -> None:
+    """At temperature 0 noise has no say; the lowest number wins a tie; bit i weighs 2^i."""
+    logits = torch.zeros(3, 8)
+    logits[0, 6] = 1.0
+    logits[1, 3] = -1.0
+    logits[2, [2, 5]] = 7.0
+    uniforms = token_uniforms(torch.arange(3), torch.arange(3), 1, 3)[:, 0]
+    drawn = pick_token(logits, torch.zeros(3), uniforms)
+    assert [[0, 1, 1], [0, 0, 0], [0, 1, 0]] == drawn.tolist()
+    assert torch.equal(drawn, pick_token(logits, torch.zeros(3), 1 - 2**-24 - uniforms))
+
+
+def test_pick_token_is_the_same_in_any_batch() -> None:
+    """Rows of different temperatures draw together what they draw alone."""
+    rng, seeds = torch.Generator().manual_seed(1), torch.arange(12)
+    logits = 3 * torch.randn(12, 16, generator=rng)
+    uniforms = token_uniforms(seeds, seeds, 1, 4)[:, 0]
+    temperature = torch.tensor([0.0, 0.3, 1.0, 10.0]).repeat(3)
+    together = pick_token(logits, temperature, uniforms)
+    for row in range(12):
+        one = slice(row, row + 1)
+        assert torch.equal(together[one], pick_token(logits[one], temperature[one], uniforms[one]))
+
+
+def test_pick_token_stays_finite_at_the_ends() -> None:
+    """Logits far apart and the lowest temperatures give the likeliest token, and no NaN."""
+    logits = torch.tensor([[0.0, 1e30, -1e30, 5.0]])
+    uniforms = torch.full((1, 2, 3), 1 - 2.0**-24)
+    for temperature in (1e-30, 1e-3, 10.0):
+        assert [[1, 0]] == pick_token(logits, torch.tensor([temperature]), uniforms).tolist()
+
+
+def test_guidance_of_one_is_conditional_to_the_last_bit() -> None:
+    """And above one it moves away from the logits without class, row by row, of any shape."""
+    rng = torch.Generator().manual_seed(2)
+    for shape in ((2, 8), (2, 4, 2)):
+        logits, null = torch.randn(2, *shape, generator=rng)
+        guided = guide(logits, 1e6 * null, torch.tensor([1.0, 3.0]))
+        assert torch.equal(logits[0], guided[0])
+        torch.testing.assert_close(guided[1], 3 * logits[1] - 2 * 1e6 * null[1])
 
 
 def remask_row(bits: list[int], confidence: list[float], masked: int, still: int) -> list[int]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from model.config import HeadKind
 from model.cuda_graphs import StepPlan
 from model.engine import Engine
 from model.fast_head import FastHead
@@ -72,11 +73,14 @@ def tensors_in(values: Any) -> list[Tensor]:
 
 
 def meta_engine(
-    patch_size: int = 1, precision: Precision = PRECISIONS["float32"], batch_invariant: bool = True
+    patch_size: int = 1,
+    precision: Precision = PRECISIONS["float32"],
+    batch_invariant: bool = True,
+    head: HeadKind = "masked_bit",
 ) -> Engine:
     """Build an engine without values."""
     return Engine(
-        tiny_generator(tiny_config(patch_size), torch.float32).to("meta"),
+        tiny_generator(tiny_config(patch_size, head=head), torch.float32).to("meta"),
         tiny_tokenizer(dtype=torch.float32).to("meta"),
         num_slots=4,
         precision=precision,
@@ -122,6 +126,18 @@ def test_a_step_never_synchronises(patch_size: int, precision: str) -> None:
         with NoSynchronisation() as mode:
             engine._token_step(StepPlan(start, stop, branches, branches, rounds))
         assert mode.num_operations > (100 if config.num_tokens > 1 else 30)
+
+
+@pytest.mark.parametrize("head", ["linear", "bit"])
+@torch.no_grad()
+def test_a_step_with_another_head_never_synchronises(head: HeadKind) -> None:
+    """With and without the second branch, in the one round that there is."""
+    engine = meta_engine(precision=PRECISIONS["bfloat16"], head=head)
+    assert 1 == engine._state.max_rounds
+    for branches in (2, 1):
+        with NoSynchronisation() as mode:
+            engine._token_step(StepPlan(0, 4, branches, branches, 1))
+        assert mode.num_operations > 100
 
 
 @torch.no_grad()
