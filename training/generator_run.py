@@ -7,6 +7,7 @@ there are and what they are called; the names travel with the model.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +81,7 @@ def train_generator(run: GeneratorRun, session: Session) -> Path:
     _check_store(store, tokenizer, run)
     generator = starting_generator(run, data.class_names, session)
     stage = _stage(run, generator.to(session.device), tokenizer, store)
-    fit(session, stage, run.training, run.seed)
+    generator = cast(Generator, fit(session, stage, run.training, run.seed))
     directory = session.folder / MODEL_FOLDER
     if session.processes.is_main:
         save_model(

@@ -19,6 +19,7 @@ from training.prefetch import Examples
 from training.processes import Processes
 from training.randomness import derive_seed
 from training.recomputation import recompute_blocks
+from training.sharding import CPU, Hollow, clip_gradients, load_optimiser, load_weights, whole
 from training.stage import Metrics, Stage, StageLoss
 from training.trainer_config import TrainerConfig
 from training.turns import Opponent
@@ -34,9 +35,11 @@ class Learner:
         self.stage, self.config, self.seed, self.processes = stage, config, seed, processes
         decay = config.average_decay
         self.average = None if decay is None else WeightAverage(stage.model, decay)
+        is_sharded = config.sharding == "full" and processes.count > 1
+        self._hollow = Hollow(stage.model) if is_sharded else None
         if config.recompute:
             recompute_blocks(stage.model)
-        self._joined = processes.joined(StageLoss(stage))
+        self._joined = self._join(StageLoss(stage))
         self.optimiser = build_optimiser(stage.model, config.optimiser)
         self.opponent: Opponent | None = getattr(stage, "opponent", None)
         self.opponents_optimiser = (
@@ -44,10 +47,28 @@ class Learner:
         )
         self.step = 0
 
-    @property
+    def _join(self, loss: StageLoss) -> Any:
+        if self._hollow is None:
+            return self.processes.joined(loss)
+        if self.average is not None:
+            self.processes.sharded(self.average.module, self.config.precision)
+        return self.processes.sharded(loss, self.config.precision)
+
     def evaluated(self) -> nn.Module:
-        """The weights that are measured and kept: the average where there is one."""
-        return self.stage.model if self.average is None else self.average.module
+        """Return what is measured and kept, whole: the average where there is one.
+
+        All processes have to call it.
+        """
+        return self._whole(self.stage.model if self.average is None else self.average.module)
+
+    def finished(self, best: dict[str, Any]) -> nn.Module:
+        """Return the model, whole, with the weights `best`. All processes have to call it."""
+        model = self._whole(self.stage.model)
+        model.load_state_dict(best)
+        return model.eval()
+
+    def _whole(self, model: nn.Module) -> nn.Module:
+        return model if self._hollow is None else self._hollow.filled(model)
 
     def autocast(self) -> AbstractContextManager[None]:
         """Compute in the run's precision inside."""
@@ -71,8 +92,8 @@ class Learner:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * group["scale"]
         loss, metrics = self._accumulate(examples)
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.optimiser.max_grad_norm)
-        self._check_finite(loss, norm.item())
+        norm = clip_gradients(model, config.optimiser.max_grad_norm)
+        self._check_finite(loss, norm)
         optimiser.step()
         if self.average is not None and optimiser is self.optimiser:
             self.average.update(model)
@@ -80,7 +101,7 @@ class Learner:
         return {
             "loss": loss,
             **metrics,
-            "grad_norm": norm.item(),
+            "grad_norm": norm,
             "learning_rate": learning_rate,
         }
 
@@ -113,7 +134,10 @@ class Learner:
         )
 
     def state(self) -> dict[str, Any]:
-        """Return all that `load` needs to go on exactly from here."""
+        """Return all that `load` needs to go on exactly from here, whole, on the main process.
+
+        All processes have to call it.
+        """
         state: dict[str, Any] = {
             "step": self.step,
             "model": self.stage.model.state_dict(),
@@ -125,16 +149,17 @@ class Learner:
         if self.opponent is not None and self.opponents_optimiser is not None:
             state["opponent"] = self.opponent.module.state_dict()
             state["opponents_optimiser"] = self.opponents_optimiser.state_dict()
-        return state
+        together: dict[str, Any] = whole(state, CPU if self.processes.is_main else None)
+        return together
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned, then or in another process."""
+        """Go on from what `state` returned, then or in another number of processes."""
         self.step = state["step"]
-        self.stage.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        load_weights(self.stage.model, state["model"])
+        load_optimiser(self.optimiser, state["optimiser"])
         if self.average is not None:
-            self.average.module.load_state_dict(state["average"])
+            load_weights(self.average.module, state["average"])
             self.average.num_updates = state["num_averaged"]
         if self.opponent is not None and self.opponents_optimiser is not None:
-            self.opponent.module.load_state_dict(state["opponent"])
-            self.opponents_optimiser.load_state_dict(state["opponents_optimiser"])
+            load_weights(self.opponent.module, state["opponent"])
+            load_optimiser(self.opponents_optimiser, state["opponents_optimiser"])

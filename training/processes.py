@@ -5,15 +5,19 @@ one process does not import it. All processes hold the same weights and take the
 of the same batch; the main one alone talks, measures and writes.
 """
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
 
 from training.errors import TrainingError
+from training.mixed_precision import Precision
+from training.sharding import shard
 
 PATIENCE = timedelta(days=2)  # while the main process prepares the data
 
@@ -33,6 +37,9 @@ class Processes(Protocol):
 
     def joined(self, module: nn.Module) -> Any:
         """Return the module such that gradients are averaged over all processes."""
+
+    def sharded(self, module: nn.Module, precision: Precision) -> Any:
+        """Return the module such that each process keeps a share of it, see `sharding.py`."""
 
     def held_back(self, joined: Any) -> AbstractContextManager[None]:
         """Keep gradients to this process inside: all parts of a batch but its last."""
@@ -58,6 +65,9 @@ class OneProcess:
     device: torch.device | None = None
 
     def joined(self, module: nn.Module) -> nn.Module:
+        return module
+
+    def sharded(self, module: nn.Module, precision: Precision) -> nn.Module:  # noqa: ARG002
         return module
 
     def held_back(self, joined: Any) -> AbstractContextManager[None]:  # noqa: ARG002
@@ -112,9 +122,19 @@ class ManyProcesses:
     def joined(self, module: nn.Module) -> Any:
         return self._accelerator.prepare(module)
 
-    def held_back(self, joined: Any) -> AbstractContextManager[None]:
-        held: AbstractContextManager[None] = self._accelerator.no_sync(joined)
-        return held
+    def sharded(self, module: nn.Module, precision: Precision) -> Any:
+        mesh = init_device_mesh(self.device.type, (self.count,))
+        return shard(module, mesh, precision)
+
+    @contextmanager
+    def held_back(self, joined: Any) -> Iterator[None]:
+        if not isinstance(joined, FSDPModule):
+            with self._accelerator.no_sync(joined):
+                yield
+            return
+        joined.set_requires_gradient_sync(False)
+        yield
+        joined.set_requires_gradient_sync(True)
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         together = torch.tensor(list(values.values()), dtype=torch.float64, device="cpu")

@@ -9,14 +9,11 @@ from functools import partial
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from model.layers import VitBlock
-from model.masked_bit_head import HeadBlock
-from model.transformer import Block
+from training.blocks import transformer_blocks
 
 
 def recompute_blocks(model: nn.Module) -> None:
     """Let every transformer and head block inside `model` keep its input alone."""
-    for module in model.modules():
-        if isinstance(module, Block | HeadBlock | VitBlock):
-            again = partial(checkpoint, module.forward, use_reentrant=False)
-            module.forward = again  # type: ignore[method-assign]
+    for block in transformer_blocks(model):
+        again = partial(checkpoint, block.forward, use_reentrant=False)
+        block.forward = again  # type: ignore[method-assign]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 import torch
+from torch import nn
 
 from training.errors import TrainingError
 from training.memory_estimate import MemoryEstimate, available_bytes, gigabytes
@@ -102,8 +103,8 @@ def seeded(seed: int, name: str) -> Iterator[None]:
         yield
 
 
-def fit(session: Session, stage: Stage, config: TrainerConfig, seed: int) -> None:
-    """Train a stage in its own folder, leave the best weights in its model, and say what it took.
+def fit(session: Session, stage: Stage, config: TrainerConfig, seed: int) -> nn.Module:
+    """Train a stage in its own folder, return its model with the best weights, and say what it took.
 
     Raises what `Trainer.fit` raises.
     """
@@ -117,9 +118,14 @@ def fit(session: Session, stage: Stage, config: TrainerConfig, seed: int) -> Non
         processes=session.processes,
     )
     first_step = trainer.step
-    trainer.fit()
-    if not session.processes.is_main:
-        return
+    model = trainer.fit()
+    if session.processes.is_main:
+        _say_what_it_took(session, stage, trainer, first_step)
+    return model
+
+
+def _say_what_it_took(session: Session, stage: Stage, trainer: Trainer, first_step: int) -> None:
+    config = trainer.config
     rows = MetricsLog(session.folder / stage.name / METRICS_FILE).read()
     save_curves(session.folder / CURVES_FILE, {stage.name: rows})
     took_s = trainer.elapsed_s

@@ -6,6 +6,7 @@ generator` and `bar finetune` take as `--tokenizer`.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from model.image_encoder import Siglip2Encoder
 from model.tokenizer import Tokenizer
@@ -61,7 +62,7 @@ def train_tokenizer(run: TokenizerRun, session: Session) -> Path:
         _opponent(run, session),
     )
     try:
-        fit(session, stage, run.training, run.seed)
+        tokenizer = cast(Tokenizer, fit(session, stage, run.training, run.seed))
     finally:
         if session.processes.is_main:
             pictures.bad.keep(session.folder / BAD_IMAGES_FILE)

@@ -71,8 +71,10 @@ class Trainer:
         """How long this process has been at it."""
         return time.monotonic() - self.started_s
 
-    def fit(self) -> None:
-        """Train to the last step and leave the best weights in the stage's model.
+    def fit(self) -> nn.Module:
+        """Train to the last step and return the model with its best weights, whole.
+
+        That is the stage's own model, unless each process has only a share of it.
 
         Raises TrainingDiverged if loss or gradient are not finite, TrainingStopped after saving
         when `should_stop` says so.
@@ -86,9 +88,7 @@ class Trainer:
                 self._after_step(metrics)
                 self.waited_s = prefetch.waited_s
         self.processes.wait()
-        best = read_checkpoint(self.checkpoints.best)
-        self.stage.model.load_state_dict(best["model"])
-        self.stage.model.eval()
+        return self.learner.finished(read_checkpoint(self.checkpoints.best)["model"])
 
     def _fetch(self, step: int) -> Examples:
         batch = batch_indices(self.seed, step, self.stage.num_examples, self.config.batch_size)
@@ -131,9 +131,9 @@ class Trainer:
         self.log.append({"step": self.step, "split": split, **metrics, "elapsed_s": elapsed_s})
 
     def _validate(self) -> None:
+        model = self.learner.evaluated().eval()
         if not self.processes.is_main:
             return
-        model = self.learner.evaluated.eval()
         metrics = self._measure(model)
         self._log("held_out", metrics)
         values = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
@@ -152,8 +152,8 @@ class Trainer:
         return metrics
 
     def _save(self) -> None:
+        state = {"settings": self._settings(), "best": self.best, **self.learner.state()}
         if self.processes.is_main:
-            state = {"settings": self._settings(), "best": self.best, **self.learner.state()}
             self.checkpoints.save(self.step, state)
 
     def _resume(self) -> None:

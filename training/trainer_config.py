@@ -1,12 +1,14 @@
 """How long, in what rhythm and with what arithmetic a stage is trained."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from training.mixed_precision import Precision
 from training.optimiser import OptimiserConfig
 from training.section import Section
+
+Sharding = Literal["none", "full"]
 
 
 class TrainerConfig(Section):
@@ -23,6 +25,7 @@ class TrainerConfig(Section):
     micro_batches: int = Field(default=1, ge=1)  # a step's batch in so many parts, for memory
     precision: Precision = "float32"
     recompute: bool = False  # what blocks compute inside, when gradients need it: less memory
+    sharding: Sharding = "none"  # "full": weights, gradients, optimiser in shares, one a process
     held_out_batch: int = Field(default=1024, ge=1)
 
     @model_validator(mode="after")

@@ -1,11 +1,13 @@
 """Two processes that train one model, over gloo on this machine's loopback."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,16 +20,26 @@ from training.processes import OneProcess, find_processes
 ROOT = Path(__file__).parents[2]
 
 
-def two_processes(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """Train the tiny generator on two processes."""
+def together(
+    folder: Path,
+    stage: str = "generator_stage",
+    *,
+    count: int = 2,
+    fatal_step: int | None = None,
+    **settings: Any,
+) -> subprocess.CompletedProcess[str]:
+    """Train a tiny model on `count` processes."""
     pytest.importorskip("accelerate", reason="pip install 'bar-serve[train]'")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    options: dict[str, Any] = {"stage": stage, "settings": settings}
+    if fatal_step is not None:
+        options["fatal_step"] = fatal_step
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count),
         "--master-addr", "127.0.0.1", "--master-port", str(port),
-        str(ROOT / "tests/training/tiny_processes.py"), str(folder), *more,
+        str(ROOT / "tests/training/tiny_processes.py"), str(folder), json.dumps(options),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     return subprocess.run(
@@ -48,7 +60,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_train_what_one_does(alone: Path, tmp_path: Path) -> None:
     """Weights, optimiser, average and held-out metrics are bitwise those of one process that takes
     the batch in two parts."""
-    done = two_processes(tmp_path)
+    done = together(tmp_path)
     assert 0 == done.returncode, done.stderr
     ours, theirs = final_state(tmp_path), final_state(alone)
     for part in ("model", "optimiser", "average", "num_averaged", "best"):
@@ -60,10 +72,10 @@ def test_two_processes_train_what_one_does(alone: Path, tmp_path: Path) -> None:
 @pytest.mark.timeout(180)
 def test_killed_processes_resume_bitwise(alone: Path, tmp_path: Path) -> None:
     """After kill -9 of both in step 7 the same command goes on, to the same weights."""
-    killed = two_processes(tmp_path, "7")
+    killed = together(tmp_path, fatal_step=7)
     assert killed.returncode
     assert f"exitcode  : {-signal.SIGKILL}" in killed.stderr
-    done = two_processes(tmp_path)
+    done = together(tmp_path)
     assert 0 == done.returncode, done.stderr
     assert_same(final_state(tmp_path)["model"], final_state(alone)["model"])
     steps = [row["step"] for row in rows(tmp_path) if row["split"] == "train"]
