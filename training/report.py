@@ -149,7 +149,7 @@ def _table_section(view: StageView) -> str:
     columns, rows = view.table()
     if not rows:
         return ""
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in ("", *columns))
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in ("measured", *columns))
     body = "".join(
         f'<tr><th scope="row">{escape(name)}</th>{"".join(map(_cell, values))}</tr>'
         for name, values in rows
