@@ -20,7 +20,12 @@ from model.generator import Generator
 from model.tokenizer import Tokenizer
 from training.config_files import build_run
 from training.errors import TrainingError
-from training.generator_run import class_labels, class_names, load_checked_tokenizer
+from training.generator_run import (
+    class_labels,
+    class_names,
+    finished_generator,
+    load_checked_tokenizer,
+)
 from training.model_card import card_files
 from training.run_checkpoints import BEST, RunCheckpoints, read_checkpoint
 from training.run_config import GeneratorRun
@@ -87,11 +92,10 @@ def _from_run(work: Export) -> _Parts:
     run = build_run(GeneratorRun, file=work.source / RUN_FILE)
     path, names = _checkpoint(work), class_names(run)
     state = read_checkpoint(path)
-    generator = Generator(run.generator)
-    generator.load_state_dict(state.get("average", state["model"]))
+    weights = state.get("average", state["model"])
     return _Parts(
         run.name,
-        generator.eval(),
+        finished_generator(run, names, weights, work.source),
         load_checked_tokenizer(run),
         run.sampling,
         class_labels(names),

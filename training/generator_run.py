@@ -4,10 +4,11 @@ Pictures are turned into tokens first, once, in the run's folder. The data decid
 there are and what they are called; the names travel with the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,15 +26,16 @@ from training.generator_stage import GeneratorStage
 from training.held_out import stratified_split
 from training.image_sources import ImageSource
 from training.initialise import initialise_generator
-from training.memory_estimate import estimate_generator
+from training.lora import add_adapters, has_adapters, merged, save_adapters
+from training.memory_estimate import estimate_generator, gigabytes
 from training.model_card import card_files
 from training.pretokenize_run import Pretokenization, write_store
 from training.run_config import GeneratorRun
-from training.run_folder import MODEL_FOLDER, claim
+from training.run_folder import ADAPTER_FOLDER, MODEL_FOLDER, claim, claim_base
 from training.run_stage import Session, check_room, fit, seeded
 from training.token_store import BAD, StoredTokens, TokenStore, is_store, open_store
 from training.tokenizer_files import fingerprint, load_tokenizer
-from training.transplant import plain, transplant
+from training.transplant import check_transplant, fresh_names, plain, transplant
 
 TOKENS_FOLDER = "tokens"
 
@@ -62,7 +64,6 @@ def plan(run: GeneratorRun, session: Session) -> None:
     """Say what `train_generator` would do; check data, memory and disk, and change nothing."""
     data = _open(run)
     _describe(run, data, load_checked_tokenizer(run), session)
-    starting_generator(run, data.class_names, session)
 
 
 def train_generator(run: GeneratorRun, session: Session) -> Path:
@@ -71,19 +72,23 @@ def train_generator(run: GeneratorRun, session: Session) -> Path:
     Raises TrainingError if the folder, the data or the tokenizer do not fit; see `Trainer.fit`.
     """
     data, tokenizer = _open(run), load_checked_tokenizer(run)
+    _describe(run, data, tokenizer, session)
     with session.main_first() as is_main:
         if is_main:
             claim(session.folder, to_yaml(run))
-    _describe(run, data, tokenizer, session)
+            if run.lora is not None:
+                claim_base(session.folder, base_of(run).revision)
     tokenizer = tokenizer.to(session.device)
     with session.main_first():  # the others find it whole
         store = data.store or _pretokenized(run, data, tokenizer, session)
     _check_store(store, tokenizer, run)
-    generator = starting_generator(run, data.class_names, session)
+    generator = starting_generator(run, data.class_names)
     stage = _stage(run, generator.to(session.device), tokenizer, store)
     generator = cast(Generator, fit(session, stage, run.training, run.seed))
     directory = session.folder / MODEL_FOLDER
     if session.processes.is_main:
+        if has_adapters(generator):
+            generator = _merged_and_kept(run, generator, session)
         save_model(
             directory,
             generator,
@@ -97,26 +102,67 @@ def train_generator(run: GeneratorRun, session: Session) -> Path:
     return directory
 
 
-def starting_generator(run: GeneratorRun, names: Sequence[str], session: Session) -> Generator:
+def starting_generator(run: GeneratorRun, names: Sequence[str]) -> Generator:
     """Return the generator before its first step: another model's, or one with random weights."""
     with seeded(run.seed, "generator"):
         if run.start_from is None:
             generator = Generator(run.generator, run.dropout)
             initialise_generator(generator)
         else:
-            info = zoo.resolve(run.start_from)
-            old_names = [label.name for label in info.class_labels]
-            donor, _ = load_model(info)
-            generator = transplant(donor, old_names, run.generator, names, run.dropout)
-            num_known = len(set(map(plain, names)) & set(map(plain, old_names)))
-            session.say(
-                f"from {info.name} {info.revision}: {num_known} of {len(names)} classes are "
-                "known to it by name"
+            info = base_of(run)
+            generator = transplant(
+                load_model(info)[0],
+                _names_of(info),
+                run.generator,
+                names,
+                run.dropout,
+                reinitialise=run.reinitialise,
             )
-    if run.frozen:
-        trained, num_all = freeze(generator, run.frozen)
-        session.say(f"trained: {trained:,} of {num_all:,} parameters")
+        narrow(run, names, generator)
     return generator
+
+
+def narrow(run: GeneratorRun, names: Sequence[str], generator: Generator) -> None:
+    """Freeze what the run does not train, and add its adapters."""
+    if run.lora is not None:
+        info = base_of(run)
+        fresh = fresh_names(generator, info.generator, _names_of(info), names)
+        add_adapters(generator, run.lora, frozen=run.frozen, fresh=fresh)
+    elif run.frozen:
+        freeze(generator, run.frozen)
+
+
+def finished_generator(
+    run: GeneratorRun, names: Sequence[str], weights: Mapping[str, Any], folder: Path
+) -> Generator:
+    """Return the generator of a checkpoint's weights; adapters are merged into what they adapt.
+
+    Raises TrainingError if that is not what it was when the run in `folder` began.
+    """
+    if run.lora is None:
+        generator = Generator(run.generator)
+    else:
+        claim_base(folder, base_of(run).revision)
+        generator = starting_generator(run, names)
+    generator.load_state_dict(weights)
+    return merged(generator) if has_adapters(generator) else generator.eval()
+
+
+def base_of(run: GeneratorRun) -> zoo.ModelInfo:
+    """Return the model that the run starts from."""
+    assert run.start_from is not None
+    return zoo.resolve(run.start_from)
+
+
+def _names_of(info: zoo.ModelInfo) -> list[str]:
+    return [label.name for label in info.class_labels]
+
+
+def _merged_and_kept(run: GeneratorRun, generator: Generator, session: Session) -> Generator:
+    info, folder = base_of(run), session.folder / ADAPTER_FOLDER
+    num_bytes = save_adapters(folder, generator, f"{info.name} {info.revision}")
+    session.say(f"adapters: {gigabytes(num_bytes)} in {folder}; merged in the model")
+    return merged(generator)
 
 
 def _stage(
@@ -191,7 +237,24 @@ def _describe(run: GeneratorRun, data: _Data, tokenizer: Tokenizer, session: Ses
         f"training: {steps} steps of {batch} on {session.device}, {steps * batch / num_images:.1f} "
         "epochs"
     )
-    check_room(session, estimate_generator(run.generator, run.training), run.training)
+    if run.start_from is not None:
+        _describe_start(run, data.class_names, session)
+    estimate = estimate_generator(
+        run.generator, run.training, partial(narrow, run, data.class_names)
+    )
+    if estimate.num_trained < estimate.num_parameters:
+        session.say(f"trained: {estimate.num_trained:,} of {estimate.num_parameters:,} parameters")
+    check_room(session, estimate, run.training)
+
+
+def _describe_start(run: GeneratorRun, names: Sequence[str], session: Session) -> None:
+    info = base_of(run)
+    check_transplant(info.generator, run.generator, reinitialise=run.reinitialise)
+    num_known = len(set(map(plain, names)) & set(map(plain, _names_of(info))))
+    session.say(
+        f"from {info.name} {info.revision}: {num_known} of {len(names)} classes are known to it by "
+        "name"
+    )
 
 
 def class_labels(names: Sequence[str]) -> ClassLabels:

@@ -79,8 +79,8 @@ def check_room(
             f"warning: {session.device} has {gigabytes(there)}; raise training.micro_batches (now "
             f"{training.micro_batches}) or lower training.batch_size (now {training.batch_size})"
         )
-    state = estimate.weights + estimate.optimiser + estimate.average
-    needed = (training.checkpoints_kept + 1) * state + 2 * estimate.weights
+    checkpoints = (training.checkpoints_kept + 1) * estimate.checkpoint + estimate.saved
+    needed = checkpoints + estimate.weights
     free = shutil.disk_usage(_existing(session.folder)).free
     if keeps and free < needed:
         raise TrainingError(
@@ -104,7 +104,7 @@ def seeded(seed: int, name: str) -> Iterator[None]:
 
 
 def fit(session: Session, stage: Stage, config: TrainerConfig, seed: int) -> nn.Module:
-    """Train a stage in its own folder, return its model with the best weights, and say what it took.
+    """Train a stage in its own folder, say what it took, and return its model with the best weights.
 
     Raises what `Trainer.fit` raises.
     """
