@@ -30,7 +30,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sample": ("training.commands.sample", "draw a grid of images, or thousands for an evaluator"),
     "export": ("training.commands.export", "make a model directory from a run"),
     "push": ("training.commands.push", "upload a model directory to the hub"),
-    "evaluate": ("training.commands.evaluate", "measure a model: bar evaluate digits"),
+    "evaluate": ("training.commands.evaluate", "measure a model or a tokenizer: FID and its kin"),
+    "sweep": ("training.commands.sweep", "find a model's best sampling settings"),
 }
 NO_TORCH = (
     "torch is not installed here, as in the image of the API: use the image of a worker, or "

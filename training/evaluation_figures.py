@@ -9,7 +9,8 @@ compare with published numbers. Sources: ADM, arXiv 2105.05233, for what is meas
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from model.config import PRESETS, JsonConfig, SamplingConfig
+from model.config import PRESETS, SamplingConfig
+from model.json_config import JsonConfig
 from model.zoo import ModelInfo
 from training.errors import TrainingError
 from training.evaluation_reference import Reference

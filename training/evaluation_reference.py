@@ -7,6 +7,7 @@ whatever extractor. Source: ADM, arXiv 2105.05233.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ class ReferenceFile:
     def name(self) -> str:
         return self.path.name
 
+    @cached_property
+    def digest(self) -> str:
+        """The beginning of the file's SHA-256."""
+        return file_hash(self.path)
+
     def read(self, lab: Lab) -> Reference:
         """Read the statistics, and look at the images.
 
@@ -64,12 +70,14 @@ class ReferenceFile:
                 f"{self.path} holds statistics of Inception's features, which do not compare with "
                 f"those of {lab.extractor.name}: name pictures, or take --extractor {INCEPTION}"
             )
-        features, digest = None, file_hash(self.path)
+        features = None
         if IMAGES in self.names:
             seen = lab.measure_set(NpzImages(self.path), NUM_MANIFOLD)
             features = seen.features if seen.count > NEIGHBOUR else None
         spatial = self._gaussian("mu_s", "sigma_s") if "mu_s" in self.names else None
-        return Reference(self.name, digest, None, self._gaussian("mu", "sigma"), spatial, features)
+        return Reference(
+            self.name, self.digest, None, self._gaussian("mu", "sigma"), spatial, features
+        )
 
     def _gaussian(self, mean: str, covariance: str) -> Gaussian:
         with opened(self.path) as archive:

@@ -6,6 +6,7 @@ without its encoder.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from model import zoo
 from model.checkpoint import load_model, save_model
 from model.class_labels import ClassLabels
 from model.config import SamplingConfig
+from model.errors import ModelNotFoundError
 from model.generator import Generator
 from model.tokenizer import Tokenizer
 from training.config_files import build_run
@@ -26,12 +28,15 @@ from training.generator_run import (
     finished_generator,
     load_checked_tokenizer,
 )
-from training.model_card import card_files
+from training.model_card import CARD_FILE, card_files
 from training.run_checkpoints import BEST, RunCheckpoints, read_checkpoint
 from training.run_config import GeneratorRun
 from training.run_folder import MODEL_FOLDER, RUN_FILE
+from training.sampling_run import find_model
+from training.sweep_results import Sweep, read_sweep
 
 STAGE_FOLDER = "generator"
+NOTE_HEADING = "\n## Sampling defaults\n\n"
 Precision = Literal["float32", "float16", "bfloat16"]
 
 
@@ -46,6 +51,7 @@ class Export:
     with_encoder: bool = True
     name: str | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)  # defaults that are changed
+    sweep: Path | None = None  # whose best settings become defaults
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,7 @@ def export(work: Export) -> zoo.ModelInfo:
     """
     is_run = (work.source / STAGE_FOLDER).is_dir() and (work.source / RUN_FILE).is_file()
     parts = _from_run(work) if is_run else _from_model(work)
-    try:
-        sampling = replace(parts.sampling, **work.sampling)
-        sampling.check_for(parts.generator.config)
-    except ValueError as error:
-        raise TrainingError(str(error)) from error
+    sampling, note = _defaults(work, parts)
     tokenizer = parts.tokenizer
     if not work.with_encoder:
         tokenizer = _decoder_only(tokenizer)
@@ -83,9 +85,49 @@ def export(work: Export) -> zoo.ModelInfo:
         parts.labels,
         name=work.name or parts.name,
         dtype=getattr(torch, work.precision),
-        extra_files=parts.files,
+        extra_files=_with_note(parts.files, note),
         source=parts.source,
     )
+
+
+def _defaults(work: Export, parts: _Parts) -> tuple[SamplingConfig, str]:
+    """Return the sampling defaults, and what the card says of them if they are other ones."""
+    sweep = None if work.sweep is None else _sweep_of(work, work.sweep)
+    chosen = {} if sweep is None else sweep.best.sampling.to_json()
+    try:
+        sampling = replace(parts.sampling, **{**chosen, **work.sampling})
+        sampling.check_for(parts.generator.config)
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
+    if sampling == parts.sampling and sweep is None:
+        return sampling, ""
+    is_swept = sweep is not None and sampling == sweep.best.sampling
+    reason = sweep.summary() if sweep is not None and is_swept else "Chosen by hand at export."
+    schedule = ", ".join(map(str, sampling.unmask_schedule))
+    return sampling, (
+        f"Guidance scale {sampling.guidance_scale:g}, temperature {sampling.temperature:g}, unmask "
+        f"schedule {schedule}, {sampling.order} order. {reason}"
+    )
+
+
+def _sweep_of(work: Export, path: Path) -> Sweep:
+    """Read a sweep. Raises TrainingError if it is of other weights than those of the source."""
+    sweep, swept = read_sweep(path), ""
+    with suppress(ModelNotFoundError):  # a run that is still going on has no model yet
+        swept = find_model(str(work.source)).revision
+    if swept and swept != sweep.recipe["revision"]:
+        raise TrainingError(
+            f"{path} is a sweep of {sweep.recipe['model']} at revision {sweep.recipe['revision']}, "
+            f"and {work.source} is at revision {swept}"
+        )
+    return sweep
+
+
+def _with_note(files: Mapping[str, bytes], note: str) -> Mapping[str, bytes]:
+    if not note:
+        return files
+    card = files.get(CARD_FILE, b"").decode().partition(NOTE_HEADING)[0]
+    return {**files, CARD_FILE: f"{card}{NOTE_HEADING}{note}\n".encode()}
 
 
 def _from_run(work: Export) -> _Parts:
@@ -100,7 +142,7 @@ def _from_run(work: Export) -> _Parts:
         run.sampling,
         class_labels(names),
         card_files(run, work.source / STAGE_FOLDER, names),
-        f"step {state['step']} of a run of bar-serve on {run.data.path.name}",
+        f"step {state['step']} of a run of bar-serve on {run.data.name}",
     )
 
 

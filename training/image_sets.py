@@ -131,7 +131,10 @@ def open_held_out(run_folder: Path, size: int) -> ImageSet:
             "pictures"
         )
     is_generator = "generator" in read_yaml(file, GeneratorRun)
-    data = build_run(GeneratorRun if is_generator else TokenizerRun, file=file).data
+    if is_generator:
+        data = build_run(GeneratorRun, file=file).data
+    else:
+        data = build_run(TokenizerRun, file=file).data
     if is_store(data.path):
         raise TrainingError(f"{run_folder} was trained on tokens, {data.path}: name the pictures")
     source = open_source(data.path)

@@ -76,10 +76,10 @@ class Block(nn.Module):
         for path in self.paths:
             for end in range(1, len(path) + 1):
                 if path[:end] not in done:
-                    done[path[:end]] = self._apply(path[end - 1], done[path[: end - 1]])
+                    done[path[:end]] = self._take(path[end - 1], done[path[: end - 1]])
         return torch.cat([done[path] for path in self.paths], dim=1)
 
-    def _apply(self, step: str, x: Tensor) -> Tensor:
+    def _take(self, step: str, x: Tensor) -> Tensor:
         if step == AVERAGE:
             return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
         if step == MAXIMUM:

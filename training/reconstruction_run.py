@@ -5,7 +5,6 @@ clamped; distances and scores on uint8 images, truncated as a client would recei
 processes take batches in turn, and every figure is of the whole set.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +140,7 @@ def _notes_on(extractor: Extractor, count: int) -> list[str]:
     return []
 
 
-def _protocol(tokenizer: Tokenizer, images: ImageSet, count: int) -> Mapping[str, Any]:
+def _protocol(tokenizer: Tokenizer, images: ImageSet, count: int) -> dict[str, Any]:
     return {
         "pictures": count,
         "data": images.name,

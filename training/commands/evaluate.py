@@ -52,12 +52,12 @@ def _model(arguments: argparse.Namespace) -> None:
     samples = None if arguments.samples is None else NpzImages(arguments.samples)
     if info is not None:
         changed(info, sampling_changes(arguments))
-    size = info.tokenizer.image_size if info is not None else samples.shape[1]
+    size = info.tokenizer.image_size if info is not None else NpzImages(arguments.samples).shape[1]
     found = find_reference(arguments.reference, arguments.model, size)
     count = arguments.images if samples is None else len(samples)
     with session_of(arguments) as session:
         session.say(f"{count} images beside {found.name}, in the features of {arguments.extractor}")
-        lab = _lab(arguments, session)
+        lab = make_lab(arguments, session)
         if arguments.dry_run:
             return
         reference = open_reference(found, lab)
@@ -93,7 +93,7 @@ def _tokenizer(arguments: argparse.Namespace) -> None:
     with session_of(arguments) as session:
         looks = f", in the features of {arguments.extractor}" if arguments.extractor else ""
         session.say(f"{len(images)} pictures of {images.name} beside their reconstructions{looks}")
-        lab = _lab(arguments, session) if arguments.extractor != "none" else None
+        lab = make_lab(arguments, session) if arguments.extractor != "none" else None
         if arguments.dry_run:
             return
         report = evaluate_tokenizer(
@@ -108,7 +108,8 @@ def _tokenizer(arguments: argparse.Namespace) -> None:
         _deliver(report, arguments, session)
 
 
-def _lab(arguments: argparse.Namespace, session: "Session") -> "Lab":
+def make_lab(arguments: argparse.Namespace, session: "Session") -> "Lab":
+    """Return where images are looked at. Raises TrainingError if the extractor cannot be had."""
     from training.evaluation import Lab  # noqa: PLC0415
     from training.extractors import find_extractor  # noqa: PLC0415
 

@@ -37,6 +37,7 @@ def _export(arguments: argparse.Namespace) -> None:
             with_encoder=not arguments.no_encoder,
             name=arguments.name,
             sampling={name: value for name, value in changes.items() if value is not None},
+            sweep=arguments.sampling_from,
         )
     )
     print(
@@ -71,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
         "--no-encoder", action="store_true", help="leave out what only training needs"
     )
     parser.add_argument("--name", metavar="NAME", help="what the server calls the model")
+    parser.add_argument(
+        "--sampling-from",
+        type=Path,
+        metavar="SWEEP",
+        help="the best settings of a folder of `bar sweep` as defaults; the card says so",
+    )
     parser.add_argument("--guidance-scale", type=float, metavar="X", help="a new default")
     parser.add_argument("--temperature", type=float, metavar="X", help="a new default")
     parser.add_argument("--unmask-schedule", type=_schedule, metavar="N,N,…", help="a new default")

@@ -1,0 +1,85 @@
+"""The picture of a sweep: distance against time, precision against recall, each with its front.
+
+Drawn by `bar sweep` after every row. The points of a front carry their settings, as far as the
+sweep varied them.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from model.config import SamplingConfig
+from training.pictures import save_figure
+from training.sweep_results import Row, Sweep
+
+PLOT_FILE = "sweep.png"
+FRONT, OTHERS, BEST = "tab:blue", "0.7", "tab:orange"
+
+
+def save_plot(folder: Path, sweep: Sweep) -> None:
+    """Draw one panel, or two where precision and recall were measured."""
+    varied = sweep.variety_front()
+    figure = Figure(figsize=(5.5 * (2 if varied else 1), 4.2), layout="constrained")
+    axes = figure.add_subplot(1, 2 if varied else 1, 1)
+    _panel(axes, sweep, sweep.speed_front(), _time_and_distance)
+    axes.set(xlabel="time per image, ms", ylabel=sweep.names["frechet"])
+    axes.set_title(f"{sweep.recipe['model']}, {sweep.recipe['images']} images a point")
+    if varied:
+        axes = figure.add_subplot(1, 2, 2)
+        _panel(axes, sweep, varied, _recall_and_precision)
+        axes.set(xlabel="recall", ylabel="precision", title="fidelity and variety")
+    draft = folder / f".{PLOT_FILE}.draft"
+    save_figure(draft, figure)
+    draft.replace(folder / PLOT_FILE)
+
+
+Place = Callable[[Row], tuple[float, float]]
+
+
+def _time_and_distance(row: Row) -> tuple[float, float]:
+    return 1000 / row.images_per_s, row.figures.frechet
+
+
+def _recall_and_precision(row: Row) -> tuple[float, float]:
+    return row.figures.recall or 0.0, row.figures.precision or 0.0
+
+
+def _panel(axes: Any, sweep: Sweep, front: Sequence[Row], place: Place) -> None:
+    axes.plot(*zip(*map(place, sweep.rows), strict=True), "o", color=OTHERS, label="settings")
+    axes.plot(*zip(*map(place, front), strict=True), "o-", color=FRONT, label="front")
+    axes.plot(
+        *place(sweep.best),
+        "*",
+        color=BEST,
+        markersize=14,
+        label=f"best {sweep.names[sweep.best_by]}",
+    )
+    for row in front:
+        axes.annotate(
+            _label(row.sampling, [other.sampling for other in sweep.rows]),
+            place(row),
+            xytext=(5, 5),
+            textcoords="offset points",
+            fontsize=8,
+        )
+    axes.margins(0.15)
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _label(sampling: SamplingConfig, others: Sequence[SamplingConfig]) -> str:
+    """Name those settings that vary."""
+    parts = {
+        "guidance_scale": f"guidance {sampling.guidance_scale:g}",
+        "temperature": f"temp. {sampling.temperature:g}",
+        "unmask_schedule": " ".join(map(str, sampling.unmask_schedule)),
+        "order": sampling.order,
+    }
+    varied = [
+        text
+        for name, text in parts.items()
+        if any(getattr(other, name) != getattr(sampling, name) for other in others)
+    ]
+    return ", ".join(varied)
