@@ -11,6 +11,7 @@ from torch import Tensor
 
 from model.generate import draw_bits
 from model.generator import Generator
+from model.masked_bit_head import MaskedBitHead
 from model.published import GENERATOR_NAMES, generator_config
 from model.sampling import unmasking
 from model.token_grid import cells_to_tokens, to_generation_order
@@ -74,6 +75,7 @@ def _trunk_checks(golden: GoldenGenerator) -> Iterator[Check]:
 
 def _head_checks(golden: GoldenGenerator) -> Iterator[Check]:
     head, latents = golden.generator.head, golden["latents_raster"].flatten(0, 1)
+    assert isinstance(head, MaskedBitHead)
     ratio = golden["head_mask_ratio"]
     logits = head(golden["head_input_bits"], latents, ratio)
     yield close("head_logits", logits, golden["head_logits"])

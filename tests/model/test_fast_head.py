@@ -15,7 +15,9 @@ PATCH_SIZES = [1, 2, 4]  # 4, 16 and 64 bits a token
 
 def tiny_head(patch_size: int, dtype: torch.dtype = torch.float64) -> MaskedBitHead:
     """Return the head of the tiny generator."""
-    return tiny_generator(tiny_config(patch_size), dtype).head
+    head = tiny_generator(tiny_config(patch_size), dtype).head
+    assert isinstance(head, MaskedBitHead)
+    return head
 
 
 def random_latents(num_rows: int, dtype: torch.dtype = torch.float64) -> Tensor:

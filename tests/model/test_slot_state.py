@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from model.config import HeadKind
 from model.cuda_graphs import StepPlan
 from model.engine import Engine
-from model.fast_head import FastHead
+from model.fast_heads import prepare_head
 from model.fast_trunk import FastTrunk, Prefix
 from model.fp8 import FP8
 from model.generate import generation_order
@@ -145,7 +145,7 @@ def test_each_part_of_a_step_never_synchronises() -> None:
     """The same of the three parts by themselves, with modulations computed and not tabulated."""
     config, meta = tiny_config(), torch.device("meta")
     generator = tiny_generator(config, torch.float32).to("meta")
-    head = FastHead(generator.head, torch.bfloat16)
+    head = prepare_head(generator.head, torch.bfloat16)
     trunk = FastTrunk(generator.trunk, torch.bfloat16)
     state, slots = SlotState(config, 4, meta, torch.bfloat16, FP8), slice(1, 3)
     with NoSynchronisation():
@@ -300,7 +300,7 @@ class InPlaceOnly(TorchDispatchMode):
 def test_full_and_idle_slots_draw_beside_the_image() -> None:
     """Their tokens go into the spare row, and no image's tokens change."""
     state = written_state()
-    head = FastHead(tiny_generator(dtype=torch.float32).head, torch.float32)
+    head = prepare_head(tiny_generator(dtype=torch.float32).head, torch.float32)
     with torch.no_grad():
         tokens = state.draw_tokens(head, slice(0, 3), 2, 3)
     assert torch.equal(tokens.to(torch.int8), torch.stack(

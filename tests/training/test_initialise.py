@@ -5,6 +5,7 @@ from torch import nn
 
 from model.config import TokenizerConfig
 from model.generator import Generator
+from model.masked_bit_head import MaskedBitHead
 from model.tokenizer import Tokenizer
 from tests.model.tiny import tiny_config, tiny_tokenizer_config
 from training.initialise import initialise_generator, initialise_tokenizer, modulations
@@ -17,6 +18,7 @@ def test_latent_starts_without_influence() -> None:
     initialise_generator(generator)
     config = generator.config
     bits = torch.randint(0, 2, (1, config.bits_per_token)).expand(2, -1)
+    assert isinstance(generator.head, MaskedBitHead)
     one, other = generator.head(bits, torch.randn(2, config.head_width), torch.rand(2))
     assert torch.equal(one, other)
 
