@@ -8,7 +8,9 @@ do neither. Parquet needs the extra `parquet`.
 import io
 import json
 import tarfile
+import threading
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -118,27 +120,38 @@ def _label(content: bytes, suffix: str) -> str | None:
 
 
 class ParquetImages:
-    """Pictures in a column of parquet files, as Hugging Face data sets store them."""
+    """Pictures in a column of parquet files, as Hugging Face data sets store them.
 
-    def __init__(self, paths: list[Path]) -> None:
+    Labels are held; of pictures, the row groups that were read last.
+    """
+
+    def __init__(self, paths: list[Path], class_column: str | None = None) -> None:
         try:
-            import pyarrow.parquet  # noqa: PLC0415  an extra
+            from pyarrow import ArrowInvalid, parquet  # noqa: PLC0415  an extra
         except ImportError as error:
             raise TrainingError(
                 "parquet files need an extra: pip install 'bar-serve[parquet]'"
             ) from error
-        self._files = [pyarrow.parquet.ParquetFile(path) for path in paths]
+        try:
+            self._files = [parquet.ParquetFile(path) for path in paths]
+        except (OSError, ArrowInvalid) as error:
+            names = ", ".join(path.name for path in paths)
+            raise TrainingError(f"cannot read {names}: {error}") from error
         self._paths = paths
         schema = self._files[0].schema_arrow
-        self._image = _column(paths[0], schema.names, PATH_COLUMNS)
-        label = _column(paths[0], schema.names, CLASS_COLUMNS)
+        features = _features(schema.metadata or {})
+        self._image = _column(paths[0], schema.names, features, "Image", PATH_COLUMNS)
+        label = class_column or _column(
+            paths[0], schema.names, features, "ClassLabel", CLASS_COLUMNS
+        )
+        if label not in schema.names:
+            raise TrainingError(f"{paths[0]} has columns {', '.join(schema.names)}, no {label}")
         labels = [v for file in self._files for v in file.read([label])[label].to_pylist()]
-        known = _feature_names(schema.metadata or {}, label)
-        if known is None:
-            self.class_names, self.class_ids = classes_of([str(value) for value in labels])
-        else:
-            self.class_names, self.class_ids = known, np.array(labels, dtype=np.int64)
+        self.class_names, self.class_ids = _classes(
+            paths[0], label, labels, features.get(label, {}).get("names")
+        )
         self._groups = _row_groups(self._files)
+        self._lock = threading.Lock()  # several threads read pictures, a file reads one group
         self._read_group = lru_cache(maxsize=8)(self._read_group_uncached)
 
     def name_of(self, index: int) -> str:
@@ -147,7 +160,8 @@ class ParquetImages:
 
     def open(self, index: int) -> Image.Image:
         group, row = self._locate(index)
-        value = self._read_group(group)[row]
+        with self._lock:
+            value = self._read_group(group)[row].as_py()
         content = value["bytes"] if isinstance(value, dict) else value
         if not isinstance(content, bytes):
             raise ValueError("the cell holds no picture")  # noqa: TRY004  a bad picture, not a bad call
@@ -165,23 +179,60 @@ class ParquetImages:
         group = int(np.searchsorted(self._starts, index, side="right")) - 1
         return group, index - int(self._starts[group])
 
-    def _read_group_uncached(self, group: int) -> list[Any]:
+    def _read_group_uncached(self, group: int) -> Any:
         file, number, _ = self._groups[group]
-        table = self._files[file].read_row_group(number, [self._image])
-        values: list[Any] = table[self._image].to_pylist()
-        return values
+        return self._files[file].read_row_group(number, [self._image])[self._image]
 
 
-def open_parquet(paths: list[Path]) -> ImageSource:
+def open_parquet(paths: list[Path], class_column: str | None = None) -> ImageSource:
     """Open parquet files with a column of pictures and one of classes."""
-    return ParquetImages(paths)
+    return ParquetImages(paths, class_column)
 
 
-def _column(path: Path, names: list[str], wanted: tuple[str, ...]) -> str:
-    for name in wanted:
-        if name in names:
-            return name
-    raise TrainingError(f"{path} has columns {', '.join(names)}: none is {', '.join(wanted)}")
+def _features(metadata: dict[bytes, bytes]) -> dict[str, Any]:
+    """Return what Hugging Face keeps in the schema of each column: its kind, its classes' names."""
+    told = json.loads(metadata.get(b"huggingface", b"{}"))
+    features: dict[str, Any] = told.get("info", {}).get("features", {})
+    return features
+
+
+def _column(
+    path: Path, names: list[str], features: dict[str, Any], kind: str, usual: tuple[str, ...]
+) -> str:
+    """Return the column of a kind, or else the one with a usual name."""
+    of_kind = [
+        name
+        for name, feature in features.items()
+        if isinstance(feature, dict) and feature.get("_type") == kind and name in names
+    ]
+    if len(of_kind) == 1:
+        return of_kind[0]
+    if named := [name for name in usual if name in (of_kind or names)]:
+        return named[0]
+    if of_kind:
+        raise TrainingError(
+            f"{path} has several columns of kind {kind}: {', '.join(of_kind)}; choose with "
+            f"?class={of_kind[0]} after hf://owner/name"
+        )
+    raise TrainingError(f"{path} has columns {', '.join(names)}: none is {', '.join(usual)}")
+
+
+def _classes(
+    path: Path, column: str, labels: list[Any], names: Sequence[str] | None
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    if (missing := labels.count(None)) or (names and -1 in labels):
+        missing = missing or labels.count(-1)
+        raise TrainingError(
+            f"{path}: {missing} of {len(labels)} rows have no {column}: take a split with classes"
+        )
+    if not names:
+        return classes_of([str(value) for value in labels])
+    ids = np.array(labels, dtype=np.int64)
+    if len(ids) and not 0 <= ids.min() <= ids.max() < len(names):
+        raise TrainingError(
+            f"{path}: {column} has ids from {ids.min()} to {ids.max()}, and {len(names)} names"
+        )
+    return tuple(names), ids
 
 
 def _row_groups(files: list[Any]) -> list[tuple[int, int, int]]:
@@ -192,11 +243,3 @@ def _row_groups(files: list[Any]) -> list[tuple[int, int, int]]:
             file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)
         ]
     return [(index, g, rows) for index, group in counts.items() for g, rows in enumerate(group)]
-
-
-def _feature_names(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...] | None:
-    """Return the names of a ClassLabel column, which Hugging Face keeps in the schema."""
-    told = json.loads(metadata.get(b"huggingface", b"{}"))
-    feature = told.get("info", {}).get("features", {}).get(label, {})
-    names = feature.get("names")
-    return tuple(names) if names else None

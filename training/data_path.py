@@ -8,6 +8,7 @@ from pathlib import Path
 
 from training.archive_sources import open_parquet, open_shards
 from training.errors import TrainingError
+from training.hub_data import HubData, is_hub_path
 from training.image_sources import ImageSource, read_folder, read_manifest
 
 
@@ -16,8 +17,12 @@ def open_source(path: Path) -> ImageSource:
 
     A folder has a folder for each class, or pictures of one class; a manifest (.jsonl, .csv) names
     files and classes; .tar files are webdataset shards, .parquet files Hugging Face data sets, each
-    alone or as a folder of them. Raises TrainingError if there are no pictures.
+    alone or as a folder of them; hf://owner/name is a data set of the hub. Raises TrainingError if
+    there are no pictures.
     """
+    if is_hub_path(path):
+        data = HubData.parse(path)
+        return open_parquet(data.fetch(), data.class_column)
     if not path.exists():
         raise TrainingError(f"there is no data at {path}")
     if path.suffix in (".jsonl", ".csv"):
@@ -30,6 +35,16 @@ def open_source(path: Path) -> ImageSource:
     if path.is_dir():
         return read_folder(path)
     raise TrainingError(
-        f"{path} is no data set: give a folder of pictures, a .jsonl or .csv manifest, .tar shards "
-        "or .parquet files"
+        f"{path} is no data set: give a folder of pictures, a .jsonl or .csv manifest, .tar "
+        "shards, .parquet files, or hf://owner/name"
     )
+
+
+def data_name(path: Path) -> str:
+    """Return what people would call the data at `path`."""
+    return HubData.parse(path).name if is_hub_path(path) else path.stem
+
+
+def shown(path: Path) -> str:
+    """Return a path as it is written: pathlib takes a slash from hf://."""
+    return str(path).replace("hf:/", "hf://", 1) if is_hub_path(path) else str(path)

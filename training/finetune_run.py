@@ -15,6 +15,7 @@ from model import zoo
 from model.checkpoint import load_model, save_model
 from model.config import GeneratorConfig, SamplingConfig
 from training.config_files import build_run
+from training.data_path import data_name
 from training.generator_run import with_classes
 from training.run_config import GeneratorRun, TokenizerRun
 from training.run_folder import MODEL_FOLDER
@@ -69,7 +70,7 @@ def generator_run(
         optimiser = {**TRAINING["optimiser"], "learning_rate": LORA_LEARNING_RATE}
         training = {**TRAINING, "optimiser": optimiser}
     base = {
-        "name": f"{info.name}-{data.stem}",
+        "name": f"{info.name}-{data_name(data)}",
         "generator": size.to_json(),
         "sampling": _rescheduled(info.sampling, size).to_json(),
         "tokenizer": tokenizer or model,
@@ -104,7 +105,7 @@ def decoder_run(
     """Return the run that trains the decoder of `model` on `data`."""
     optimiser = {**TRAINING["optimiser"], "beta2": 0.999, "weight_decay": 0.0}
     base = {
-        "name": f"{zoo.resolve(model).name}-{data.stem}",
+        "name": f"{zoo.resolve(model).name}-{data_name(data)}",
         "tokenizer": load_tokenizer(model).config.to_json(),
         "training": {**TRAINING, "optimiser": optimiser},
         "data": {"path": str(data), "crop": "centre", "flip": False},
@@ -124,7 +125,7 @@ def finetune_decoder(run: TokenizerRun, model: str, session: Session) -> Path:
     tokenizer = load_tokenizer(train_tokenizer(run, inner))
     generator, _ = load_model(info)
     directory = session.folder / MODEL_FOLDER
-    source = f"{info.name} {info.revision}, its decoder finetuned on {run.data.path.name}"
+    source = f"{info.name} {info.revision}, its decoder finetuned on {run.data.name}"
     save_model(
         directory,
         generator,

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 
 from model.config import GeneratorConfig, SamplingConfig, TokenizerConfig, check_pair
+from training.data_path import shown
 from training.generator_stage import GeneratorLossConfig
+from training.hub_data import is_hub_path
 from training.image_data import Crop
 from training.lora import LoraConfig
 from training.pretrained import NetworksConfig
@@ -40,13 +42,18 @@ Sampling = Annotated[SamplingConfig, _from_json(SamplingConfig), _TO_JSON]
 class DataConfig(Section):
     """What is trained on, and how pictures are cut."""
 
-    path: Path
+    path: Annotated[Path, PlainSerializer(shown)]  # or hf://owner/name, a data set of the hub
     crop: Crop = "random"  # of pictures that a tokenizer is trained on
     flip: bool = True  # mirror half of the pictures
     held_out_share: float = Field(default=0.05, gt=0, lt=1)  # of every class
     max_held_out: int = Field(default=5000, ge=1)
     split_seed: int = 0
     threads: int = Field(default=4, ge=1)
+
+    @property
+    def name(self) -> str:
+        """What a model card calls the data."""
+        return shown(self.path) if is_hub_path(self.path) else self.path.name
 
 
 class TokenizerRecipe(Section):

@@ -33,7 +33,8 @@ def add_run_flags(parser: argparse.ArgumentParser, output: Path) -> None:
         type=Path,
         metavar="PATH",
         help="a folder with a folder of pictures for each class, a .jsonl or .csv manifest, "
-        "webdataset .tar, .parquet; for generators also tokens of `bar pretokenize`",
+        "webdataset .tar, .parquet, hf://owner/name; for generators also tokens of "
+        "`bar pretokenize`",
     )
     add_set_flag(parser)
     add_place_flags(parser, output)
@@ -105,6 +106,7 @@ def session_of(arguments: argparse.Namespace) -> Iterator["Session"]:
             device=processes.device or choose_device(name),
             should_stop=lambda: stop.requested,
             processes=processes,
+            command=("bar", *sys.argv[1:]),
         )
 
 

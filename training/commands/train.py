@@ -22,6 +22,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _tokenizer(arguments: argparse.Namespace) -> None:
+    from training.data_path import shown  # noqa: PLC0415
     from training.run_config import TokenizerRun  # noqa: PLC0415
     from training.tokenizer_run import plan, train_tokenizer  # noqa: PLC0415
 
@@ -33,7 +34,7 @@ def _tokenizer(arguments: argparse.Namespace) -> None:
         directory = train_tokenizer(run, session)
     print(
         f"the tokenizer is in {directory}:\n"
-        f"bar train generator --tokenizer {arguments.output} --data {run.data.path}"
+        f"bar train generator --tokenizer {arguments.output} --data {shown(run.data.path)}"
     )
 
 
@@ -51,12 +52,14 @@ def _generator(arguments: argparse.Namespace) -> None:
 
 
 def _digits(arguments: argparse.Namespace) -> None:
-    from training.digits import RECIPE, train_digits  # noqa: PLC0415
+    from training.digits import RECIPE, plan, train_digits  # noqa: PLC0415
 
+    recipe = RECIPE.scaled(arguments.scale)
     with session_of(arguments) as session:
-        directory = train_digits(
-            RECIPE.scaled(arguments.scale), session.folder, session.stream, session.should_stop
-        )
+        if arguments.dry_run:
+            plan(recipe, session)
+            return
+        directory = train_digits(recipe, session)
     print(f"the model is in {directory}: bar serve --model {directory}")
 
 
@@ -93,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
         default=1.0,
         metavar="X",
         help="this many times the recipe's steps; 0.01 shows in seconds that everything works",
+    )
+    digits.add_argument(
+        "--dry-run", action="store_true", help="say what would be done, and do nothing"
     )
     return parser
 
