@@ -117,15 +117,16 @@ class JobQueue(Protocol):
 class WorkQueue(Protocol):
     """A worker's end."""
 
-    async def wait_ready(self) -> None:
-        """Return when a job may be waiting to be claimed, or after a moment."""
+    async def wait_ready(self) -> bool:
+        """Return True when a job may be waiting to be claimed, False after a moment without."""
 
     async def pass_on(self) -> None:
         """Let another worker know what `wait_ready` told this one, which has no room."""
 
-    async def claim(self, limit: int) -> list[Claim]:
+    async def claim(self, limit: int, *, has_news: bool = True) -> list[Claim]:
         """Take the first waiting jobs until they hold `limit` images; only the last may go beyond
-        it. What is late expires instead. Jobs that lost workers before come alone."""
+        it. What is late expires instead. Jobs that lost workers before come alone. Without
+        `has_news` nothing is asked that costs; what was asked before is taken up."""
 
     async def revoked(self, job_ids: Iterable[str]) -> list[str]:
         """Return those of a worker's jobs that it must drop: cancelled, late or lost. To ask is to

@@ -7,6 +7,7 @@ import asyncio
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 
 from service.jobs import Claim, JobOutcome, JobProgress, JobState
 from service.logs import log_job
@@ -71,7 +72,7 @@ class Book:
         self.owned: Counter[str] = Counter()  # unfinished jobs by owner
         self.num_ended: Counter[JobState] = Counter()
         self.cost_waiting = 0
-        self.bell = asyncio.Event()
+        self.bell = asyncio.Event()  # rings when a job waits
 
     def find(self, job_id: str) -> Record | None:
         return self.unfinished.get(job_id) or self._archive.find(job_id)
@@ -99,6 +100,14 @@ class Book:
         record.touch()
         if record.delayed_until is None:
             self.bell.set()
+
+    async def has_rung(self, timeout_s: float) -> bool:
+        """Wait for the bell; return whether it rang within `timeout_s`, and silence it."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.bell.wait(), timeout_s)
+        has_rung = self.bell.is_set()
+        self.bell.clear()
+        return has_rung
 
     def leave(self, record: Record) -> None:
         """Take a job out of wherever it is."""

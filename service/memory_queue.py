@@ -205,15 +205,13 @@ class MemoryJobQueue:
 
     # The worker's side.
 
-    async def wait_ready(self) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._book.bell.wait(), IDLE_S)
-        self._book.bell.clear()
+    async def wait_ready(self) -> bool:
+        return await self._book.has_rung(IDLE_S)
 
     async def pass_on(self) -> None:
         pass  # there is no other worker
 
-    async def claim(self, limit: int) -> list[Claim]:
+    async def claim(self, limit: int, *, has_news: bool = True) -> list[Claim]:  # noqa: ARG002
         self._reap()
         claims: list[Claim] = []
         num_images = 0

@@ -102,9 +102,10 @@ class RedisReader:
         batch = [("DEL", keys.heartbeat(worker)), ("ZREM", keys.workers, worker)]
         await commands(self._client, batch)
 
-    async def wait_bell(self, client: Redis, timeout_s: float) -> None:
-        """Return when the bell rang, or after `timeout_s`. Raises: QueueUnavailable."""
-        await command(client, "BLPOP", self._keys.bell, timeout_s, budget_s=0.0)
+    async def wait_bell(self, client: Redis, timeout_s: float) -> bool:
+        """Return whether the bell rang within `timeout_s`. Raises: QueueUnavailable."""
+        reply = await command(client, "BLPOP", self._keys.bell, timeout_s, budget_s=0.0)
+        return reply is not None
 
     async def ring_bell(self) -> None:
         """Wake an idle worker. Raises: QueueUnavailable."""

@@ -77,20 +77,22 @@ class RedisWorkQueue:
         """How many claims have not ended."""
         return len(self._held)
 
-    async def wait_ready(self) -> None:
+    async def wait_ready(self) -> bool:
         self._keeper.beat()
         try:
-            await self._reader.wait_bell(self._bell, BLOCKING_S)
+            return await self._reader.wait_bell(self._bell, BLOCKING_S)
         except QueueUnavailable:
             await asyncio.sleep(OUTAGE_PAUSE_S)
+            return False
 
     async def pass_on(self) -> None:
         with suppress(QueueUnavailable):  # workers look again by themselves
             await self._reader.ring_bell()
 
-    async def claim(self, limit: int) -> list[Claim]:
+    async def claim(self, limit: int, *, has_news: bool = True) -> list[Claim]:
         if self._claiming is None:
-            if limit <= 0 or any(claim.is_solo for claim in self._held.values()):
+            is_alone = any(claim.is_solo for claim in self._held.values())
+            if limit <= 0 or is_alone or not has_news:
                 return []
             self._claiming = asyncio.create_task(self._claim(limit))
         patience_s = self._patience_s if self._held else None

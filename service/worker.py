@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("bar.worker")
 
 UNFIT_PAUSE_S = 1.0  # of a worker that waits to try again
+LOOK_AGAIN_S = 1.0  # after which it looks for jobs without the bell, which is only a hint
 PROGRESS_INTERVAL_S = 0.1  # between two reports of how far jobs are
 
 
@@ -86,7 +87,8 @@ class Worker:
         self._jobs: dict[str, RunningJob] = {}
         self._counters = driver.counters
         self._progress_due_at = 0.0
-        self._bell: asyncio.Task[None] | None = None
+        self._look_at = 0.0  # when to look for jobs
+        self._bell: asyncio.Task[bool] | None = None
 
     def counters(self) -> EngineCounters:
         """Return what the engine had counted at its last turn."""
@@ -155,20 +157,31 @@ class Worker:
         if is_first:
             self._on_ready()
 
-    def _listen(self) -> asyncio.Task[None]:
+    def _room(self) -> int:
+        """Return how many images to claim; a job that may have killed workers runs alone."""
+        is_alone = any(running.claim.is_solo for running in self._jobs.values())
+        return 0 if is_alone else self._scheduler.room()
+
+    def _listen(self) -> asyncio.Task[bool]:
         """Return a task that ends when there may be something to claim. It outlives turns."""
         if self._bell is None or self._bell.done():
             self._bell = asyncio.create_task(self._queue.wait_ready())
         return self._bell
 
-    async def _heard(self) -> asyncio.Task[None] | None:
+    async def _heard(self) -> asyncio.Task[bool] | None:
         """Return what listens for the bell, None while there is no room: what a full worker hears
-        is for another."""
-        if self._scheduler.room() and not self._health.is_stopping:
+        is for another, and once there is room again it looks for itself."""
+        bell = self._bell
+        has_rung = bell is not None and bell.done() and not bell.exception() and bell.result()
+        has_room = self._room() > 0 and not self._health.is_stopping
+        if has_rung or not has_room:
+            self._look_at = 0.0
+        if has_room:
             return self._listen()
-        if self._bell is not None and self._bell.done():
+        if bell is not None and bell.done():
             self._bell = None
-            await self._queue.pass_on()
+            if has_rung:
+                await self._queue.pass_on()
         return None
 
     async def _turn(self, deliveries: asyncio.TaskGroup) -> None:
@@ -184,9 +197,16 @@ class Worker:
     async def _claim(self) -> None:
         if self._health.is_stopping:
             return
-        for claim in await self._queue.claim(self._scheduler.room()):
+        room, now = self._room(), time.monotonic()
+        has_news = room > 0 and now >= self._look_at
+        if has_news:
+            self._look_at = now + LOOK_AGAIN_S
+        for claim in await self._queue.claim(room, has_news=has_news):
             self._jobs[claim.job.id] = RunningJob(claim, self._traces.job(claim))
             self._scheduler.add(claim.job, claim.queue_s)
+            room -= len(claim.job.images)
+            if room <= 0:  # more may wait
+                self._look_at = 0.0
 
     async def _drop_revoked(self) -> list[Image]:
         """Forget jobs that nobody wants; return their images that hold slots."""
@@ -197,11 +217,11 @@ class Worker:
             dropped += self._scheduler.drop(job_id)
         return dropped
 
-    def _news(self, bell: asyncio.Task[None] | None) -> Callable[[], bool]:
+    def _news(self, bell: asyncio.Task[bool] | None) -> Callable[[], bool]:
         """Return what tells the engine's thread to stop after the running step."""
         if self._scheduler.is_learning:
             return lambda: True
-        return bell.done if bell and self._scheduler.room() else lambda: False
+        return bell.done if bell and self._room() else lambda: False
 
     async def _step(
         self, dropped: Sequence[Image], admitted: Sequence[Image], has_news: Callable[[], bool]
