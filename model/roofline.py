@@ -49,6 +49,10 @@ def head_step(
 ) -> Work:
     """Work of drawing one token of `images` in `rounds`, with 1 or 2 guidance branches."""
     width, rows = config.head_width, images * branches
+    if not config.has_rounds:  # one layer, after guidance: both branches are one row
+        bits = config.bits_per_token
+        num_logits = 2**bits if config.head == "linear" else 2 * bits
+        return _product(width * num_logits, images, value_bytes)
     swiglu = config.head_depth * 3 * width * swiglu_width(width)
     one_round = _product(swiglu, rows, value_bytes)
     one_round += _product(4 * config.bits_per_token * width, images, value_bytes)  # in and out

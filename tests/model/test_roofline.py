@@ -1,8 +1,10 @@
 """Facts of counting arithmetic and traffic."""
 
+from dataclasses import replace
+
 import pytest
 
-from model.config import PRESETS
+from model.config import PRESETS, HeadKind
 from model.roofline import Work, decode, head_step, image_work, trunk_step
 
 # GFLOP of one image with guidance, its prefix cached: trunk, head and decoder.
@@ -89,3 +91,13 @@ def test_decoding_is_bound_by_arithmetic_from_few_images_on() -> None:
     config = PRESETS["bar-b"].tokenizer
     one = decode(config, 1, 2)
     assert one.flops / 790e12 > one.num_bytes / 4.3e12
+
+
+@pytest.mark.parametrize(("head", "num_logits"), [("linear", 2**16), ("bit", 32)])
+def test_heads_of_one_layer_are_one_product(head: HeadKind, num_logits: int) -> None:
+    """From the latent to the logits, once a token, with guidance or without: BAR-B's 16 bits."""
+    config = replace(PRESETS["bar-b"].generator, head=head, head_depth=0)
+    work = head_step(config, images=3, branches=2, rounds=1, value_bytes=2)
+    assert 2 * 3 * 2048 * num_logits == work.flops
+    assert 2 * 2048 * num_logits == work.num_bytes
+    assert work == head_step(config, images=3, branches=1, rounds=1, value_bytes=2)
