@@ -56,12 +56,16 @@ def _panel(axes: Any, sweep: Sweep, front: Sequence[Row], place: Place) -> None:
         markersize=14,
         label=f"best {sweep.names[sweep.best_by]}",
     )
+    across = [place(row)[0] for row in sweep.rows]
+    middle = (min(across) + max(across)) / 2
     for row in front:
+        is_right = place(row)[0] > middle  # where a label to the right would leave the panel
         axes.annotate(
             _label(row.sampling, [other.sampling for other in sweep.rows]),
             place(row),
-            xytext=(5, 5),
+            xytext=(-7 if is_right else 7, 5),
             textcoords="offset points",
+            horizontalalignment="right" if is_right else "left",
             fontsize=8,
         )
     axes.margins(0.15)
@@ -74,7 +78,7 @@ def _label(sampling: SamplingConfig, others: Sequence[SamplingConfig]) -> str:
     parts = {
         "guidance_scale": f"guidance {sampling.guidance_scale:g}",
         "temperature": f"temp. {sampling.temperature:g}",
-        "unmask_schedule": " ".join(map(str, sampling.unmask_schedule)),
+        "unmask_schedule": "·".join(map(str, sampling.unmask_schedule)),
         "order": sampling.order,
     }
     varied = [
