@@ -79,6 +79,71 @@ def test_published_readouts() -> None:
     assert [0, 3, 6, 9, 12] == network.readouts
 
 
+def test_verdicts_are_the_published_formula() -> None:
+    """A head by hand, over what the network itself calls its hidden states: tokens plus the class
+    token, two layers with norm and slope, a residual over √2, one number a token."""
+    judge, network = discriminator().eval(), dino().eval()
+    pixels = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(4)) * 2 - 1
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+    deviation = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    with torch.no_grad():
+        states = network((pixels / 2 + 0.5 - mean) / deviation, output_hidden_states=True)
+        expected = []
+        for state, head in zip(
+            (states.hidden_states[0], states.hidden_states[3]), judge.heads, strict=True
+        ):
+            x = (state[:, 1:] + state[:, :1]).mT  # (B, C, tokens)
+            x = by_hand(x, head.get_submodule("first"))
+            x = (by_hand(x, head.get_submodule("second")) + x) / 2**0.5
+            last = head.get_submodule("verdict")
+            weight, bias = normed_weight(last), last.get_parameter("bias")
+            expected.append(torch.einsum("c,bct->bt", weight[0, :, 0], x) + bias)
+        assert torch.allclose(torch.cat(expected, dim=1), judge(pixels), atol=1e-5)
+
+
+def normed_weight(convolution: torch.nn.Module) -> Tensor:
+    """Divide a kernel (out, in, width) by the largest singular value that its vectors tell."""
+    weight = convolution.get_parameter("parametrizations.weight.original")
+    norm = convolution.get_submodule("parametrizations.weight.0")
+    return weight / (norm.get_buffer("_u") @ weight.flatten(1) @ norm.get_buffer("_v"))
+
+
+def by_hand(x: Tensor, layer: torch.nn.Module) -> Tensor:
+    """Convolve around the circle, normalise over pictures and tokens, and apply the slope."""
+    convolution, norm = layer.get_submodule("0"), layer.get_submodule("1")
+    weight = normed_weight(convolution)
+    reach = weight.shape[2] // 2
+    taps = [
+        torch.einsum("oc,bct->bot", weight[:, :, k], x.roll(reach - k, dims=2))
+        for k in range(weight.shape[2])
+    ]
+    y = torch.stack(taps).sum(0) + convolution.get_parameter("bias")[:, None]
+    centred = y - y.mean(dim=(0, 2), keepdim=True)
+    y = centred / (centred.square().mean(dim=(0, 2), keepdim=True) + 1e-6).sqrt()
+    y = y * norm.get_parameter("weight")[:, None] + norm.get_parameter("bias")[:, None]
+    return torch.where(y > 0, y, 0.2 * y)
+
+
+def test_tokenizer_is_paid_for_verdicts_on_what_it_made() -> None:
+    """From the start on its loss has the negative mean verdict on reconstructions as they are,
+    neither clamped nor rounded, times the weight."""
+    ours = stage()
+    assert ours.opponent is not None
+    ours.model.eval()
+    ours.opponent.module.eval()
+    pixels = ours.images.fetch(torch.arange(4), 0)
+    with torch.no_grad():
+        ours.model.decoder.smooth.weight.mul_(100)  # far beyond [-1, 1]
+        before, _ = ours.loss((pixels,), 1)
+        total, values = ours.loss((pixels,), 3)
+        reconstruction = ours.model(pixels).reconstruction
+        verdicts = ours.opponent.module(reconstruction)
+    assert reconstruction.abs().max() > 1.1
+    assert -verdicts.mean().item() == pytest.approx(values["adversarial"], rel=1e-5)
+    expected = before.item() - 0.05 * verdicts.mean().item()
+    assert expected == pytest.approx(total.item(), rel=1e-5)
+
+
 def test_norm_is_of_groups_of_eight() -> None:
     """Each eight pictures are normalised by themselves, and nothing is remembered."""
     x = torch.randn(16, 4, 5) * 3 + 7

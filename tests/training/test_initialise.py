@@ -1,5 +1,8 @@
 """How weights start."""
 
+import math
+
+import pytest
 import torch
 from torch import nn
 
@@ -51,4 +54,7 @@ def test_quantizer_starts_alive() -> None:
     tokenizer = Tokenizer(config)
     assert 0 == bit_entropies(tokenizer.encode(pixels)).round(decimals=3).max()
     initialise_tokenizer(tokenizer)
+    bias = tokenizer.quantizer.in_proj.bias
+    assert [-3.8007] * config.bits_per_latent == pytest.approx(bias.tolist(), abs=5e-5)
+    assert -math.atanh(0.5 / 0.5005) == pytest.approx(bias[0].item(), abs=1e-5)
     assert 0.2 < bit_entropies(tokenizer.encode(pixels)).mean()

@@ -1,17 +1,22 @@
 """Losses that look through a network, here with random weights."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.config import VitConfig
 from model.errors import CheckpointError
+from model.image_encoder import Siglip2Encoder
 from model.tokenizer import Tokenizer, TokenizerOutput
-from tests.model.tiny import tiny_tokenizer
+from tests.model.tiny import tiny_tokenizer, tiny_tokenizer_config
 from training import perceptual_losses
 from training.errors import TrainingError
 from training.perceptual_losses import (
@@ -127,6 +132,113 @@ def test_gradients_reach_the_reconstruction(vgg: Vgg16, kind: str) -> None:
     assert one.grad.abs().sum() > 0
 
 
+def test_lpips_reads_the_published_layers(vgg: Vgg16) -> None:
+    """Layer by layer in numbers: the five last ReLUs, scaled input, squares of unit vectors."""
+    weights = [torch.rand(1, width, 1, 1) for width in (4, 5, 6, 7, 8)]
+    one, other = pictures()
+    units = []
+    for picture in (one, other):
+        red, green, blue = (picture[:, i] for i in range(3))
+        x = torch.stack(
+            [(red + 0.030) / 0.458, (green + 0.088) / 0.448, (blue + 0.188) / 0.450], dim=1
+        )
+        read = {}
+        for number, layer in enumerate(vgg.features):
+            x = layer(x)
+            if number in (3, 8, 15, 22, 29):  # relu1_2, 2_2, 3_3, 4_3, 5_3
+                read[number] = x / (x.pow(2).sum(1, keepdim=True).sqrt() + 1e-10)
+        units.append(list(read.values()))
+    expected = sum(
+        ((a - b).pow(2) * weight).sum(1).mean((1, 2)).mean().item()
+        for a, b, weight in zip(*units, weights, strict=True)
+    )
+    assert expected == pytest.approx(LpipsLoss(vgg, weights)(output(one), other).item(), rel=1e-4)
+
+
+def test_logits_are_of_pictures_resized_like_photographs() -> None:
+    """Another library's bicubic filter, ImageNet's statistics, the classifier, a squared error."""
+    torch.manual_seed(0)
+    network = ConvNext((4, 4, 4, 4), (1, 1, 1, 1), 5).requires_grad_(False)
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.rand(2, 1, 3, 20, 24, generator=generator) * 2 - 1
+    one, other = (F.interpolate(each, size=(280, 336), mode="bilinear") for each in coarse)
+    logits = []
+    for picture in (one, other):
+        channels = [
+            Image.fromarray(((channel + 1) / 2).numpy()).resize(
+                (224, 224), Image.Resampling.BICUBIC
+            )
+            for channel in picture[0]
+        ]
+        x = torch.from_numpy(np.stack([np.asarray(channel) for channel in channels]))
+        mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+        deviation = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+        logits.append(network(((x - mean) / deviation)[None]))
+    expected = (logits[0] - logits[1]).pow(2).mean()
+    assert torch.allclose(expected, LogitsLoss(network)(output(one), other), rtol=1e-3)
+
+
+def test_gram_is_the_published_walk_over_31_layers(vgg: Vgg16) -> None:
+    """Every layer's output is kept while in-place ReLUs go on to change it, then all are compared:
+    twice the ReLUs and once the poolings."""
+    layers = [nn.ReLU(inplace=True) if isinstance(x, nn.ReLU) else x for x in vgg.features]
+    assert 31 == len(layers)
+    one, other = pictures()
+    walks = []
+    for picture in (one, other):
+        x = F.interpolate((picture + 1) / 2, size=(224, 224), mode="bilinear")
+        x = (x - torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)) / torch.tensor(
+            [0.229, 0.224, 0.225]
+        ).view(1, 3, 1, 1)
+        kept = []
+        for layer in layers:
+            x = layer(x)
+            kept.append(x)
+        walks.append(kept)
+    expected = 0.0
+    for a, b in zip(*walks, strict=True):
+        batch, channels, height, width = a.shape
+        grams = [torch.einsum("bchw,bdhw->bcd", x, x) / (channels * height * width) for x in (a, b)]
+        expected += (grams[0] - grams[1]).pow(2).sum().item() / (batch * channels**2)
+    assert expected == pytest.approx(GramLoss(vgg)(output(one), other).item(), rel=1e-4)
+
+
+def test_clip_loss_is_the_third_blocks_prediction_of_the_frozen_tower() -> None:
+    """The mean squared error between the projector over decoder block 2, class token aside, and
+    what the frozen SigLIP2 tower says of the picture, computed by the library itself."""
+    pytest.importorskip("transformers", reason="pip install 'bar-serve[siglip2]'")
+    vit = VitConfig(width=32, depth=4, num_heads=2, mlp_width=64)
+    config = replace(tiny_tokenizer_config(), encoder_kind="siglip2", decoder=vit, clip_layer=2)
+    tokenizer = tiny_tokenizer(config, dtype=torch.float32)
+    encoder, decoder = tokenizer.encoder, tokenizer.decoder
+    assert isinstance(encoder, Siglip2Encoder)
+    pixels = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    blocks: list[Tensor] = []
+    for block in decoder.blocks:
+        block.register_forward_hook(lambda module, inputs, result: blocks.append(result))
+    result = tokenizer(pixels)
+    first, _, second, _, third = decoder.clip_projector
+    hidden = second(first(blocks[2][:, 1:]) * first(blocks[2][:, 1:]).sigmoid())
+    prediction = third(hidden * hidden.sigmoid())
+    patches = [
+        pixels[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].permute(0, 2, 3, 1)
+        for row in range(4)
+        for column in range(4)
+    ]
+    told = encoder.frozen(
+        pixel_values=torch.stack([patch.flatten(1) for patch in patches], dim=1),
+        pixel_attention_mask=torch.ones(3, 16, dtype=torch.int64),
+        spatial_shapes=torch.tensor([[4, 4]] * 3),
+    ).last_hidden_state
+    expected = (prediction - told).pow(2).mean()
+    loss = build_losses(TokenizerLossWeights(clip=0.7), tokenizer, NetworksConfig())["clip"]
+    assert expected > 0.1
+    assert torch.allclose(expected, loss(result, pixels), rtol=1e-4)
+    loss(result, pixels).backward()
+    assert all(parameter.grad is None for parameter in encoder.frozen.parameters())
+    assert first.weight.grad is not None
+
+
 def test_gram_counts_relus_twice(vgg: Vgg16) -> None:
     """Thirteen ReLUs with weight two and five poolings with weight one."""
     one, other = pictures()
@@ -157,7 +269,10 @@ def test_missing_weights_say_how_to_go_on(
 ) -> None:
     """The file, its size, its source, where to put it, and which weight to set to 0."""
     weights = TokenizerLossWeights(**{loss: 1.0})
-    message = rf"losses\.{loss} needs {file}.*MB; torchvision.*{tmp_path}.*set losses\.{loss} to 0"
+    message = (
+        rf"losses\.{loss} needs {file}.*MB; torchvision.*; SHA-256 [0-9a-f]{{8}}.*"
+        rf"{tmp_path}.*networks\.folder.*set losses\.{loss} to 0"
+    )
     with pytest.raises(TrainingError, match=message):
         build_losses(weights, tokenizer, NetworksConfig(folder=tmp_path))
 
