@@ -1,6 +1,7 @@
 """docs/training.md names what there is."""
 
 import re
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 from service.cli import COMMANDS
@@ -17,6 +18,8 @@ def setting_names(section: type[Section], prefix: str = "") -> set[str]:
     for name, field in section.model_fields.items():
         inner = field.annotation
         names.add(f"{prefix}{name}")
+        if is_dataclass(inner):  # an architecture, or sampling settings
+            names |= {f"{prefix}{name}.{part.name}" for part in fields(inner)}
         if isinstance(inner, type) and issubclass(inner, Section):
             names |= setting_names(inner, f"{prefix}{name}.")
     return names
