@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from training.compilation import compile_blocks
 from training.errors import TrainingDiverged
 from training.mixed_precision import autocast
 from training.optimiser import build_optimiser
@@ -39,6 +40,8 @@ class Learner:
         self._hollow = Hollow(stage.model) if is_sharded else None
         if config.recompute:
             recompute_blocks(stage.model)
+        if config.compile:
+            compile_blocks(stage.model, self.device.type)
         self._joined = self._join(StageLoss(stage))
         self.optimiser = build_optimiser(stage.model, config.optimiser)
         self.opponent: Opponent | None = getattr(stage, "opponent", None)
@@ -46,6 +49,11 @@ class Learner:
             None if self.opponent is None else self.opponent.build_optimiser(config.optimiser)
         )
         self.step = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the stage's model is."""
+        return next(self.stage.model.parameters()).device
 
     def _join(self, loss: StageLoss) -> Any:
         if self._hollow is None:
@@ -72,7 +80,7 @@ class Learner:
 
     def autocast(self) -> AbstractContextManager[None]:
         """Compute in the run's precision inside."""
-        return autocast(next(self.stage.model.parameters()).device.type, self.config.precision)
+        return autocast(self.device.type, self.config.precision)
 
     def take_step(self, examples: Examples) -> Metrics:
         """Train on this process's share of a batch, and return what to show of it.

@@ -38,10 +38,11 @@ class MemoryEstimate:
     activations: int  # of one micro-batch
     num_trained: int
     saved: int  # weights in a checkpoint: all, or those that are trained where adapters are
+    measured: int = 0  # of a sharded model: the whole copy that is measured
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimiser + self.average + self.activations
+        return sum(self._parts().values())
 
     @property
     def checkpoint(self) -> int:
@@ -50,20 +51,39 @@ class MemoryEstimate:
 
     def text(self) -> str:
         """Return the parts and their sum, for people."""
-        parts = {
-            "weights": self.weights,
-            "gradients": self.gradients,
-            "optimiser": self.optimiser,
-            "weight average": self.average,
-            "activations": self.activations,
-        }
-        listed = ", ".join(f"{name} {gigabytes(n)}" for name, n in parts.items() if n)
+        listed = ", ".join(f"{name} {gigabytes(n)}" for name, n in self._parts().items() if n)
         some = self.num_trained < self.num_parameters
         trained = f", {self.num_trained:,} of them trained" if some else ""
         return (
             f"{gigabytes(self.total)} ({listed}), {self.num_parameters / 1e6:.1f} M parameters"
             + trained
         )
+
+    def on_each_of(self, num_processes: int, training: TrainerConfig) -> "MemoryEstimate":
+        """Return what one of `num_processes` needs: a part of the batch, and of a sharded model."""
+        one = replace(self, activations=-(-self.activations // num_processes))
+        if training.sharding == "none" or num_processes == 1:
+            return one
+        # Gradients of several parts of a batch are whole until the last one is added.
+        parts = num_processes if training.micro_batches == 1 else 1
+        return replace(
+            one,
+            weights=-(-self.weights // num_processes),
+            gradients=-(-self.gradients // parts),
+            optimiser=-(-self.optimiser // num_processes),
+            average=-(-self.average // num_processes),
+            measured=self.weights,
+        )
+
+    def _parts(self) -> dict[str, int]:
+        return {
+            "weights": self.weights,
+            "gradients": self.gradients,
+            "optimiser": self.optimiser,
+            "weight average": self.average,
+            "activations": self.activations,
+            "whole copy to measure": self.measured,
+        }
 
 
 def estimate_generator(

@@ -2,20 +2,26 @@
 
 Used by the trainer. A checkpoint is written beside its name, flushed to the disk and renamed; only
 then are older ones deleted. So whenever a run dies, the newest file under a checkpoint's name is
-whole, and is the one to go on from.
+whole, and is the one to go on from. A disk that is nearly full is noticed before the writing; one
+that fills up meanwhile costs the draft and nothing else.
 """
 
 import os
 import re
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from training.errors import TrainingError
+from training.memory_estimate import gigabytes
 
 BEST = "best.pt"
+GOES_ON = "earlier checkpoints are whole: make room, and the same command goes on from the last"
 _NAME = re.compile(r"step-(\d+)\.pt$")
 
 
@@ -27,7 +33,10 @@ class RunCheckpoints:
         self.num_kept = num_kept
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Write the checkpoint of `step` and delete all but the last `num_kept`."""
+        """Write the checkpoint of `step` and delete all but the last `num_kept`.
+
+        Raises TrainingError, and leaves what is there as it is, if the disk has no room.
+        """
         path = self.folder / f"step-{step:08}.pt"
         _write_whole(path, state)
         for old in self._steps()[: -self.num_kept]:
@@ -63,8 +72,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def _write_whole(path: Path, state: dict[str, Any]) -> None:
     draft = path.with_name(f".{path.name}.draft")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _check_room(path.parent, _num_bytes(state))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("wb") as file:
             torch.save(state, file)
             file.flush()
@@ -77,4 +87,21 @@ def _write_whole(path: Path, state: dict[str, Any]) -> None:
             os.close(descriptor)
     except (OSError, RuntimeError) as error:
         draft.unlink(missing_ok=True)
-        raise TrainingError(f"cannot write {path}: {error}; is the disk full?") from error
+        raise TrainingError(f"cannot write {path}: {error}; {GOES_ON}") from error
+
+
+def _check_room(folder: Path, num_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise TrainingError(
+            f"a checkpoint of {gigabytes(num_bytes)} does not fit into {folder}: its disk has "
+            f"{gigabytes(free)} left; {GOES_ON}"
+        )
+
+
+def _num_bytes(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return sum(map(_num_bytes, value.values()))
+    return sum(map(_num_bytes, value)) if isinstance(value, list | tuple) else 0

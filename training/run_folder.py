@@ -10,8 +10,12 @@ base.txt          of a LoRA run: the revision of the model that they adapt
 """
 
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from training.errors import TrainingError
+from training.trainer_config import decisive
 
 RUN_FILE = "run.yaml"
 MODEL_FOLDER = "model"
@@ -23,15 +27,17 @@ BAD_IMAGES_FILE = "bad_images.txt"
 def claim(folder: Path, text: str, file: str = RUN_FILE) -> None:
     """Write what the run was told into a new folder, or check that the folder's run was told so.
 
-    Raises TrainingError for the folder of another run, and for one that holds something else.
+    What only says how steps are computed may change, and is written anew. Raises TrainingError for
+    the folder of another run, and for one that holds something else.
     """
     path = folder / file
     if path.exists():
-        if path.read_text(encoding="utf-8") != text:
+        if _decisive(path.read_text(encoding="utf-8")) != _decisive(text):
             raise TrainingError(
                 f"{folder} holds a run of another recipe (compare {path}): choose another "
                 "--output, or delete the folder to start again"
             )
+        path.write_text(text, encoding="utf-8")
         return
     if folder.is_dir() and any(folder.iterdir()):
         raise TrainingError(f"{folder} is not empty and no training run: choose another --output")
@@ -52,3 +58,8 @@ def claim_base(folder: Path, revision: str) -> None:
             f"{folder} adapts revision {before} of a model that is at revision {revision} now: its "
             "checkpoints hold adapters alone; bring that model back, or start again elsewhere"
         )
+
+
+def _decisive(text: str) -> dict[str, Any]:
+    told: dict[str, Any] = yaml.safe_load(text)
+    return {**told, "training": decisive(told.get("training", {}))}

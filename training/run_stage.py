@@ -15,6 +15,7 @@ from typing import TextIO
 import torch
 from torch import nn
 
+from training.compilation import check_compiler
 from training.errors import TrainingError
 from training.memory_estimate import MemoryEstimate, available_bytes, gigabytes
 from training.metrics_log import MetricsLog
@@ -70,8 +71,12 @@ def check_room(
 ) -> None:
     """Say what memory a run will need, and warn if that is more than there is.
 
-    Raises TrainingError if the disk has no room for its checkpoints.
+    Raises TrainingError if the disk has no room for its checkpoints, or there is no compiler for a
+    run that needs one.
     """
+    if training.compile:
+        check_compiler(session.device.type)
+    whole, estimate = estimate, estimate.on_each_of(session.processes.count, training)
     session.say(f"memory: about {estimate.text()}")
     there = available_bytes(session.device)
     if estimate.total > there:
@@ -79,8 +84,8 @@ def check_room(
             f"warning: {session.device} has {gigabytes(there)}; raise training.micro_batches (now "
             f"{training.micro_batches}) or lower training.batch_size (now {training.batch_size})"
         )
-    checkpoints = (training.checkpoints_kept + 1) * estimate.checkpoint + estimate.saved
-    needed = checkpoints + estimate.weights
+    checkpoints = (training.checkpoints_kept + 1) * whole.checkpoint + whole.saved
+    needed = checkpoints + whole.weights
     free = shutil.disk_usage(_existing(session.folder)).free
     if keeps and free < needed:
         raise TrainingError(

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,7 +25,7 @@ from training.progress import Progress
 from training.randomness import batch_indices, derive_seed
 from training.run_checkpoints import RunCheckpoints, read_checkpoint
 from training.stage import Metrics, Stage
-from training.trainer_config import TrainerConfig
+from training.trainer_config import TrainerConfig, decisive
 
 METRICS_FILE = "metrics.jsonl"
 ALONE = OneProcess()
@@ -152,7 +153,8 @@ class Trainer:
         return metrics
 
     def _save(self) -> None:
-        state = {"settings": self._settings(), "best": self.best, **self.learner.state()}
+        settings = json.dumps(self._settings(), sort_keys=True)
+        state = {"settings": settings, "best": self.best, **self.learner.state()}
         if self.processes.is_main:
             self.checkpoints.save(self.step, state)
 
@@ -160,15 +162,20 @@ class Trainer:
         path = self.checkpoints.latest()
         if path is not None:
             state = read_checkpoint(path)
-            if state["settings"] != self._settings():
-                raise TrainingError(
-                    f"{path} was written with other settings, {state['settings']}, than this "
-                    f"run's, {self._settings()}: choose another folder, or delete it to start again"
-                )
+            self._check_settings(json.loads(state["settings"]), path)
             self.best = state["best"]
             self.learner.load(state)
         if self.processes.is_main:
             self.log.forget_after(-1 if path is None else self.step)
 
-    def _settings(self) -> str:
-        return json.dumps({"seed": self.seed, **self.config.to_json()}, sort_keys=True)
+    def _check_settings(self, before: dict[str, Any], path: Path) -> None:
+        old, new = decisive(before), decisive(self._settings())
+        if changed := [name for name in {**old, **new} if old.get(name) != new.get(name)]:
+            listed = ", ".join(f"{name} {old.get(name)}, now {new.get(name)}" for name in changed)
+            raise TrainingError(
+                f"{path} was written with other settings: {listed}. Choose another folder, or "
+                "delete it to start again"
+            )
+
+    def _settings(self) -> dict[str, Any]:
+        return {"seed": self.seed, **self.config.to_json()}

@@ -1,6 +1,7 @@
 """How long, in what rhythm and with what arithmetic a stage is trained."""
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -9,6 +10,20 @@ from training.optimiser import OptimiserConfig
 from training.section import Section
 
 Sharding = Literal["none", "full"]
+
+# How steps are computed and kept, not what they compute: a run may change these and go on.
+FREE = frozenset(
+    {
+        "checkpoint_every",
+        "checkpoints_kept",
+        "compile",
+        "log_every",
+        "micro_batches",
+        "recompute",
+        "sharding",
+        "trackers",
+    }
+)
 
 
 class TrainerConfig(Section):
@@ -25,7 +40,9 @@ class TrainerConfig(Section):
     micro_batches: int = Field(default=1, ge=1)  # a step's batch in so many parts, for memory
     precision: Precision = "float32"
     recompute: bool = False  # what blocks compute inside, when gradients need it: less memory
+    compile: bool = False  # blocks, by torch.compile
     sharding: Sharding = "none"  # "full": weights, gradients, optimiser in shares, one a process
+    trackers: tuple[str, ...] | None = None  # beside the run's folder; None: TensorBoard if there
     held_out_batch: int = Field(default=1024, ge=1)
 
     @model_validator(mode="after")
@@ -44,3 +61,8 @@ class TrainerConfig(Section):
             num_steps=max(1, round(self.num_steps * share)),
             optimiser=self.optimiser.but(warmup_steps=warmup_steps),
         )
+
+
+def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return of a trainer's settings those that a run has to keep when it goes on."""
+    return {name: value for name, value in settings.items() if name not in FREE}
