@@ -4,19 +4,16 @@ Called by `bar train digits`. It makes the model that is bundled with the projec
 stages and trainer as any larger one. A run lives in one folder and goes on from there:
 
     recipe.json  tokenizer/  generator/  (metrics.jsonl, samples, checkpoints)
-    curves.png   model/      what `bar serve --model` loads
+    report.html  curves.png  model/      what `bar serve --model` loads
 
 The weights kept are those with the lowest held-out loss: with 1257 training images a long run
 memorises. Shifting the images for variety was tried elsewhere and hurts.
 """
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TextIO
+from shlex import quote
 
 import torch
 
@@ -27,22 +24,23 @@ from model.generator import Generator
 from model.tokenizer import Tokenizer
 from training import digits_data
 from training.digits_data import DigitsData, LabelledImages
+from training.generator_stage import SHEET_TITLE as SAMPLES
 from training.generator_stage import GeneratorLossConfig, GeneratorStage
 from training.initialise import initialise_generator, initialise_tokenizer
-from training.metrics_log import MetricsLog
-from training.pictures import save_curves
+from training.memory_estimate import estimate_generator, estimate_tokenizer
 from training.pixel_data import HeldPixels
 from training.presets import DIGITS_GENERATOR, DIGITS_TOKENIZER
 from training.pretokenize import TokenizedImages, pretokenize
-from training.progress import Progress
-from training.randomness import derive_seed
-from training.run_folder import claim
+from training.report import Report, RunFacts, StageFacts
+from training.run_folder import MODEL_FOLDER, claim
+from training.run_stage import Session, check_room, fit, open_report, seeded
 from training.section import Section
-from training.stage import Stage
 from training.tokenizer_loss import TokenizerLossWeights
+from training.tokenizer_stage import SHEET_TITLE as RECONSTRUCTIONS
 from training.tokenizer_stage import TokenizerStage
-from training.trainer import METRICS_FILE, Trainer
+from training.trackers import choose_trackers
 from training.trainer_config import TrainerConfig
+from training.watch import CURVES_FILE
 
 PRESET = PRESETS["digits"]
 
@@ -77,26 +75,24 @@ RECIPE = DigitsRecipe(
 )
 
 
-def train_digits(
-    recipe: DigitsRecipe,
-    folder: Path,
-    stream: TextIO,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Path:
-    """Train in `folder`, or go on there, and return the directory of the finished model.
+def plan(recipe: DigitsRecipe, session: Session) -> None:
+    """Say what `train_digits` would do, and do nothing."""
+    _describe(recipe, digits_data.load(PRESET.tokenizer.image_size), session)
 
-    Raises TrainingError if `folder` holds a run of another recipe; see also `Trainer.fit`.
+
+def train_digits(recipe: DigitsRecipe, session: Session) -> Path:
+    """Train in the session's folder, or go on there, and return the directory of the finished
+    model.
+
+    Raises TrainingError if the folder holds a run of another recipe; see also `Trainer.fit`.
     """
-    text = json.dumps(recipe.to_json(), indent=2) + "\n"
-    claim(folder, text, "recipe.json")
-    run = _Run(recipe, folder, stream, should_stop)
-    data = digits_data.load(PRESET.tokenizer.image_size)
+    data, folder = digits_data.load(PRESET.tokenizer.image_size), session.folder
+    _describe(recipe, data, session)
+    claim(folder, json.dumps(recipe.to_json(), indent=2) + "\n", "recipe.json")
+    run = _Run(recipe, session, _report(recipe, session))
     tokenizer = run.train_tokenizer(data)
     generator = run.train_generator(tokenizer, data)
-    curves = folder / "curves.png"
-    stages = (TokenizerStage.name, GeneratorStage.name)
-    save_curves(curves, {name: MetricsLog(folder / name / METRICS_FILE).read() for name in stages})
-    directory = folder / "model"
+    directory = folder / MODEL_FOLDER
     save_model(
         directory,
         generator,
@@ -105,63 +101,98 @@ def train_digits(
         ClassLabels.from_names(digits_data.NAMES),
         name="digits",
         dtype=torch.float16,
-        extra_files={"curves.png": curves.read_bytes()},
+        extra_files={CURVES_FILE: (folder / CURVES_FILE).read_bytes()},
         source="trained by `bar train digits` on scikit-learn's handwritten digits",
     )
     return directory
 
 
+def _describe(recipe: DigitsRecipe, data: DigitsData, session: Session) -> None:
+    num_train, num_held_out = len(data.train.pixels), len(data.held_out.pixels)
+    session.tell(
+        "data", f"handwritten digits, {num_train} to train on, {num_held_out} held out, 10 classes"
+    )
+    for stage, training, estimate in (
+        (
+            TokenizerStage.name,
+            recipe.tokenizer,
+            estimate_tokenizer(PRESET.tokenizer, recipe.tokenizer),
+        ),
+        (
+            GeneratorStage.name,
+            recipe.generator,
+            estimate_generator(PRESET.generator, recipe.generator),
+        ),
+    ):
+        epochs = training.num_steps * training.batch_size / num_train
+        session.tell(
+            stage, f"{training.num_steps} steps of {training.batch_size}, {epochs:.1f} epochs"
+        )
+        choose_trackers(training.trackers)
+        check_room(session, estimate, training)
+
+
+def _report(recipe: DigitsRecipe, session: Session) -> Report:
+    model = quote(str(session.folder / MODEL_FOLDER))
+    facts = RunFacts(
+        name="digits",
+        settings=recipe.to_json(),
+        class_names=digits_data.NAMES,
+        commands={
+            "Measure, once it is finished": f"bar evaluate digits --model {model}",
+            "Serve": f"bar serve --model {model}",
+        },
+    )
+    stages = [
+        StageFacts(
+            TokenizerStage.name,
+            recipe.tokenizer.num_steps,
+            TokenizerStage.objective,
+            RECONSTRUCTIONS,
+        ),
+        StageFacts(
+            GeneratorStage.name, recipe.generator.num_steps, GeneratorStage.objective, SAMPLES
+        ),
+    ]
+    return open_report(session, facts, stages)
+
+
 @dataclass(frozen=True)
 class _Run:
     recipe: DigitsRecipe
-    folder: Path
-    stream: TextIO
-    should_stop: Callable[[], bool]
+    session: Session
+    report: Report
 
     def train_tokenizer(self, data: DigitsData) -> Tokenizer:
-        with self._seeded("tokenizer"):
+        recipe = self.recipe
+        with seeded(recipe.seed, "tokenizer"):
             tokenizer = Tokenizer(PRESET.tokenizer)
             initialise_tokenizer(tokenizer)
         stage = TokenizerStage(
             tokenizer,
             HeldPixels(data.train.pixels),
             HeldPixels(data.held_out.pixels),
-            self.recipe.tokenizer_losses,
+            recipe.tokenizer_losses,
         )
-        self._fit(stage, self.recipe.tokenizer)
+        fit(self.session, stage, recipe.tokenizer, recipe.seed, self.report)
         return tokenizer
 
     def train_generator(self, tokenizer: Tokenizer, data: DigitsData) -> Generator:
-        with self._seeded("generator"):
-            generator = Generator(PRESET.generator, self.recipe.dropout)
+        recipe = self.recipe
+        with seeded(recipe.seed, "generator"):
+            generator = Generator(PRESET.generator, recipe.dropout)
             initialise_generator(generator)
         stage = GeneratorStage(
             generator,
             self._tokens(tokenizer, data.train),
             self._tokens(tokenizer, data.held_out),
-            self.recipe.generator_loss,
+            recipe.generator_loss,
             tokenizer,
             PRESET.sampling,
+            class_names=digits_data.NAMES,
         )
-        self._fit(stage, self.recipe.generator)
+        fit(self.session, stage, recipe.generator, recipe.seed, self.report)
         return generator
 
     def _tokens(self, tokenizer: Tokenizer, images: LabelledImages) -> TokenizedImages:
         return pretokenize(tokenizer, *images, PRESET.generator.patch_size)
-
-    def _fit(self, stage: Stage, config: TrainerConfig) -> None:
-        Trainer(
-            stage,
-            config,
-            self.folder / stage.name,
-            partial(Progress, stage.name, num_steps=config.num_steps, stream=self.stream),
-            seed=self.recipe.seed,
-            should_stop=self.should_stop,
-        ).fit()
-
-    @contextmanager
-    def _seeded(self, name: str) -> Iterator[None]:
-        """Draw initial weights that belong to the recipe's seed, and leave torch's generator."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.recipe.seed, "initial weights", name))
-            yield

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any, cast
 
 import numpy as np
@@ -19,10 +20,10 @@ from model.class_labels import ClassLabels
 from model.generator import Generator
 from model.tokenizer import Tokenizer
 from training.config_files import to_yaml
-from training.data_path import open_source
+from training.data_path import open_source, shown
 from training.errors import TrainingError
 from training.freezing import freeze
-from training.generator_stage import GeneratorStage
+from training.generator_stage import SHEET_TITLE, GeneratorStage
 from training.held_out import stratified_split
 from training.image_sources import ImageSource
 from training.initialise import initialise_generator
@@ -30,11 +31,13 @@ from training.lora import add_adapters, has_adapters, merged, save_adapters
 from training.memory_estimate import estimate_generator, gigabytes
 from training.model_card import card_files
 from training.pretokenize_run import Pretokenization, write_store
+from training.report import Report, RunFacts, StageFacts
 from training.run_config import GeneratorRun
 from training.run_folder import ADAPTER_FOLDER, MODEL_FOLDER, claim, claim_base
-from training.run_stage import Session, check_room, fit, seeded
+from training.run_stage import Session, check_room, fit, open_report, seeded
 from training.token_store import BAD, StoredTokens, TokenStore, is_store, open_store
 from training.tokenizer_files import fingerprint, load_tokenizer
+from training.trackers import choose_trackers
 from training.transplant import check_transplant, fresh_names, plain, transplant
 
 TOKENS_FOLDER = "tokens"
@@ -83,8 +86,9 @@ def train_generator(run: GeneratorRun, session: Session) -> Path:
         store = data.store or _pretokenized(run, data, tokenizer, session)
     _check_store(store, tokenizer, run)
     generator = starting_generator(run, data.class_names)
-    stage = _stage(run, generator.to(session.device), tokenizer, store)
-    generator = cast(Generator, fit(session, stage, run.training, run.seed))
+    stage = _stage(run, generator.to(session.device), tokenizer, store, data.class_names)
+    report = _report(run, data.class_names, session)
+    generator = cast(Generator, fit(session, stage, run.training, run.seed, report))
     directory = session.folder / MODEL_FOLDER
     if session.processes.is_main:
         if has_adapters(generator):
@@ -97,7 +101,7 @@ def train_generator(run: GeneratorRun, session: Session) -> Path:
             class_labels(data.class_names),
             name=run.name,
             extra_files=card_files(run, session.folder / stage.name, data.class_names),
-            source=f"trained by bar-serve on {run.data.path.name}",
+            source=f"trained by bar-serve on {run.data.name}",
         )
     return directory
 
@@ -165,8 +169,30 @@ def _merged_and_kept(run: GeneratorRun, generator: Generator, session: Session) 
     return merged(generator)
 
 
+def _report(run: GeneratorRun, names: Sequence[str], session: Session) -> Report:
+    folder, model = (quote(str(path)) for path in (session.folder, session.folder / MODEL_FOLDER))
+    facts = RunFacts(
+        name=f"generator {run.name}",
+        settings=run.to_json(),
+        class_names=names,
+        commands={
+            "Draw": f"bar sample --model {folder} --output samples.png",
+            "Serve, once it is finished": f"bar serve --model {model}",
+            "The best weights so far as a model": f"bar export {folder} --output MODEL",
+        },
+    )
+    stage = StageFacts(
+        GeneratorStage.name, run.training.num_steps, GeneratorStage.objective, SHEET_TITLE
+    )
+    return open_report(session, facts, [stage])
+
+
 def _stage(
-    run: GeneratorRun, generator: Generator, tokenizer: Tokenizer, store: TokenStore
+    run: GeneratorRun,
+    generator: Generator,
+    tokenizer: Tokenizer,
+    store: TokenStore,
+    names: Sequence[str],
 ) -> GeneratorStage:
     good = np.flatnonzero(store.class_ids != BAD)
     train, held_out = stratified_split(
@@ -181,6 +207,7 @@ def _stage(
         tokenizer,
         run.sampling,
         run.training.held_out_batch,
+        names,
     )
 
 
@@ -229,21 +256,30 @@ def _check_store(store: TokenStore, tokenizer: Tokenizer, run: GeneratorRun) -> 
 def _describe(run: GeneratorRun, data: _Data, tokenizer: Tokenizer, session: Session) -> None:
     size, num_images = run.generator, int((data.class_ids != BAD).sum())
     steps, batch = run.training.num_steps, run.training.batch_size
-    session.say(
-        f"generator {run.name}: {size.num_tokens} tokens of {size.bits_per_token} bits, width "
-        f"{size.width}, depth {size.depth}; images of {tokenizer.config.image_size} px\n"
-        f"data: {run.data.path}, {num_images} images of {len(data.class_names)} classes ("
-        f"{_some(data.class_names)})\n"
-        f"training: {steps} steps of {batch} on {session.device}, {steps * batch / num_images:.1f} "
-        "epochs"
+    session.tell(
+        "generator",
+        f"{run.name}, {size.num_tokens} tokens of {size.bits_per_token} bits, width {size.width}, "
+        f"depth {size.depth}; images of {tokenizer.config.image_size} px",
     )
+    session.tell(
+        "data",
+        f"{shown(run.data.path)}, {num_images} images of {len(data.class_names)} classes ("
+        f"{_some(data.class_names)})",
+    )
+    session.tell(
+        "training",
+        f"{steps} steps of {batch} on {session.device}, {steps * batch / num_images:.1f} epochs",
+    )
+    choose_trackers(run.training.trackers)
     if run.start_from is not None:
         _describe_start(run, data.class_names, session)
     estimate = estimate_generator(
         run.generator, run.training, partial(narrow, run, data.class_names)
     )
     if estimate.num_trained < estimate.num_parameters:
-        session.say(f"trained: {estimate.num_trained:,} of {estimate.num_parameters:,} parameters")
+        session.tell(
+            "trained", f"{estimate.num_trained:,} of {estimate.num_parameters:,} parameters"
+        )
     check_room(session, estimate, run.training)
 
 
@@ -251,9 +287,9 @@ def _describe_start(run: GeneratorRun, names: Sequence[str], session: Session) -
     info = base_of(run)
     check_transplant(info.generator, run.generator, reinitialise=run.reinitialise)
     num_known = len(set(map(plain, names)) & set(map(plain, _names_of(info))))
-    session.say(
-        f"from {info.name} {info.revision}: {num_known} of {len(names)} classes are known to it by "
-        "name"
+    session.tell(
+        "from",
+        f"{info.name} {info.revision}, which knows {num_known} of {len(names)} classes by name",
     )
 
 

@@ -30,6 +30,7 @@ from training.section import Section
 NUM_MASK_DRAWS = 4  # of each held-out token
 MAX_CLASSES_SHOWN = 10
 IMAGES_PER_CLASS = 4
+SHEET_TITLE = "one class a column, with the same seeds every time"
 
 
 class GeneratorLossConfig(Section):

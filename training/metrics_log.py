@@ -39,6 +39,10 @@ class MetricsLog:
         if self.path.exists():
             write_text_whole(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
+    def elapsed_s(self) -> float:
+        """Return how long the run had taken when the last row was written."""
+        return max((float(row.get("elapsed_s", 0)) for row in self.read()[-1:]), default=0.0)
+
     def write_csv(self, path: Path) -> None:
         """Write all rows as a table, whole or not at all.
 

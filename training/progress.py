@@ -4,12 +4,14 @@ Written by the trainer. On a terminal the line rewrites itself; in a log it is r
 then, so that both a person and a file stay readable.
 """
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
 TERMINAL_INTERVAL_S = 0.5
 LOG_INTERVAL_S = 15.0
+_PART = re.compile(r"_\d+_\d+$")
 
 
 class Progress:
@@ -45,7 +47,7 @@ class Progress:
 
     def line(self, step: int, metrics: Mapping[str, float], elapsed_s: float) -> str:
         """Return the line for `step`, `elapsed_s` after the start."""
-        values = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        values = listed(metrics)
         share = f"{self.name} {step}/{self.num_steps} {step / self.num_steps:4.0%}"
         return f"{share}  {values}  {self._time_left(step, elapsed_s)}"
 
@@ -59,6 +61,16 @@ class Progress:
         """Write a line of its own."""
         self.stream.write(f"\r\x1b[K{text}\n" if self.is_terminal else f"{text}\n")
         self.stream.flush()
+
+
+def listed(metrics: Mapping[str, float]) -> str:
+    """Return metrics on a line."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    """Return metrics on a line, without those of a part such as bit_loss_0_25."""
+    return listed({name: value for name, value in metrics.items() if not _PART.search(name)})
 
 
 def format_duration(seconds: float) -> str:

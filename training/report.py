@@ -5,12 +5,15 @@ that a run that goes on elsewhere loses nothing of it. The page loads nothing: p
 addresses, curves are SVG. All text is escaped where it enters the page; class names are anybody's.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import Any
+
+import yaml
 
 from training.memory_estimate import gigabytes
 from training.metrics_log import METRICS_FILE, MetricsLog, write_text_whole
@@ -30,9 +33,8 @@ class RunFacts:
     """What a report says of a run that its metrics do not."""
 
     name: str
-    about: Mapping[str, str]  # what is trained, on what
-    settings: str
-    machine: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any]
+    about: Mapping[str, str] = field(default_factory=dict)  # what is trained, on what, where
     commands: Mapping[str, str] = field(default_factory=dict)  # what for → command
     class_names: Sequence[str] = ()
 
@@ -50,12 +52,19 @@ class StageFacts:
 class Report:
     """The page of a run with its stages, some of which may not have begun."""
 
-    def __init__(self, folder: Path, facts: RunFacts, stages: Sequence[StageFacts]) -> None:
-        self.folder, self.facts, self.stages = folder, facts, stages
+    def __init__(
+        self,
+        folder: Path,
+        facts: RunFacts,
+        stages: Sequence[StageFacts],
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.folder, self.facts, self.stages, self._before = folder, facts, stages, before
         self._sheets = {stage.name: Sheets(folder / stage.name / "samples") for stage in stages}
 
     def write(self, state: str, message: str = "") -> None:
         """Write the page, whole or not at all; `state` is a word such as running or finished."""
+        self._before()
         facts, views = self.facts, self._views()
         share = views[-1].share_done if views else 0.0
         progress = f"{share:.0%} · " if state == "running" else ""
@@ -70,9 +79,17 @@ class Report:
             stages="\n".join(_stage_section(view) for view in views),
             facts=self._facts(),
             commands="".join(_command(*pair) for pair in facts.commands.items()),
-            settings=escape(facts.settings),
+            settings=escape(yaml.safe_dump(facts.settings, sort_keys=False, allow_unicode=True)),
         )
         write_text_whole(self.folder / REPORT_FILE, text)
+
+    def warn(self, text: str) -> None:
+        """Keep a warning, once, over all processes of the run."""
+        path = self.folder / WARNINGS_FILE
+        line = " ".join(text.split())
+        if line not in _lines(path):
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"{line}\n")
 
     def _views(self) -> list[StageView]:
         views = list[StageView]()
@@ -93,7 +110,7 @@ class Report:
 
     def _facts(self) -> str:
         kept = [line for stage in self.stages for line in _kept(self.folder / stage.name)]
-        pairs = {**self.facts.about, **self.facts.machine, "checkpoints": ", ".join(kept) or "none"}
+        pairs = {**self.facts.about, "checkpoints": ", ".join(kept) or "none"}
         text = f'<dl class="facts">{"".join(_fact(*pair) for pair in pairs.items())}</dl>'
         names = list(self.facts.class_names)
         if names:

@@ -3,11 +3,11 @@
 Called by `tokenizer_run.py`, `generator_run.py` and the finetuning of either.
 """
 
-import math
+import shlex
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -17,28 +17,35 @@ from torch import nn
 
 from training.compilation import check_compiler
 from training.errors import TrainingError
+from training.machine import describe_machine
 from training.memory_estimate import MemoryEstimate, available_bytes, gigabytes
-from training.metrics_log import MetricsLog
-from training.pictures import save_curves
 from training.processes import Processes
 from training.progress import Progress, format_duration
 from training.randomness import derive_seed
+from training.report import Report, RunFacts, StageFacts
 from training.stage import Stage
-from training.trainer import ALONE, METRICS_FILE, Trainer
+from training.trackers import choose_trackers, open_trackers
+from training.trainer import ALONE, NOBODY, Trainer
 from training.trainer_config import TrainerConfig
-
-CURVES_FILE = "curves.png"
+from training.watch import Onlooker, Watch, hearing_warnings, watched
 
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """Where a run happens: its folder, the device, who listens, and who may stop it."""
+    """Where a run happens: its folder, the device, who listens, and who may stop it.
+
+    `command` is what was typed, for people who want to go on; `about` and `warnings` are what was
+    told of the run, for its report.
+    """
 
     folder: Path
     stream: TextIO
     device: torch.device
     should_stop: Callable[[], bool] = lambda: False
     processes: Processes = ALONE
+    command: Sequence[str] = ()
+    about: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     @contextmanager
     def main_first(self) -> Iterator[bool]:
@@ -50,7 +57,27 @@ class Session:
             self.processes.wait()
 
     def say(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
+        """Write lines, over a line of progress if one stands there."""
+        print(f"\r\x1b[K{text}" if self.stream.isatty() else text, file=self.stream, flush=True)
+
+    def tell(self, name: str, value: str) -> None:
+        """Say a fact of the run, and keep it for the report."""
+        self.about[name] = value
+        self.say(f"{name}: {value}")
+
+    def warn(self, text: str) -> None:
+        """Say what may go wrong, and keep it for the report."""
+        self.warnings.append(text)
+        self.say(f"warning: {text}")
+
+    @property
+    def resume_command(self) -> str:
+        """What to type to go on, and where."""
+        command = shlex.join(self.command)
+        if self.processes.count > 1:
+            module = shlex.join(["-m", "service", *self.command[1:]])
+            command = f"torchrun --nproc-per-node {self.processes.count} {module}"
+        return f"cd {shlex.quote(str(Path.cwd()))}\n{command}"
 
 
 def choose_device(name: str) -> torch.device:
@@ -77,11 +104,11 @@ def check_room(
     if training.compile:
         check_compiler(session.device.type)
     whole, estimate = estimate, estimate.on_each_of(session.processes.count, training)
-    session.say(f"memory: about {estimate.text()}")
+    session.tell("memory", f"about {estimate.text()}")
     there = available_bytes(session.device)
     if estimate.total > there:
-        session.say(
-            f"warning: {session.device} has {gigabytes(there)}; raise training.micro_batches (now "
+        session.warn(
+            f"{session.device} has {gigabytes(there)}; raise training.micro_batches (now "
             f"{training.micro_batches}) or lower training.batch_size (now {training.batch_size})"
         )
     checkpoints = (training.checkpoints_kept + 1) * whole.checkpoint + whole.saved
@@ -108,37 +135,73 @@ def seeded(seed: int, name: str) -> Iterator[None]:
         yield
 
 
-def fit(session: Session, stage: Stage, config: TrainerConfig, seed: int) -> nn.Module:
-    """Train a stage in its own folder, say what it took, and return its model with the best weights.
+def open_report(
+    session: Session,
+    facts: RunFacts,
+    stages: Sequence[StageFacts],
+    before: Callable[[], None] = lambda: None,
+) -> Report:
+    """Return the report of a run in the session's folder, with the machine and how to go on.
 
-    Raises what `Trainer.fit` raises.
+    `before` is called each time, and brings files that the report reads up to date.
     """
-    trainer = Trainer(
-        stage,
-        config,
-        session.folder / stage.name,
-        partial(Progress, stage.name, num_steps=config.num_steps, stream=session.stream),
-        seed=seed,
-        should_stop=session.should_stop,
-        processes=session.processes,
-    )
-    first_step = trainer.step
-    model = trainer.fit()
+    commands = dict(facts.commands)
+    if session.command:
+        commands = {"Go on": session.resume_command, **commands}
+    machine = describe_machine(session.device, session.processes.count)
+    about = {**session.about, **machine}
+    return Report(session.folder, replace(facts, about=about, commands=commands), stages, before)
+
+
+def fit(
+    session: Session, stage: Stage, config: TrainerConfig, seed: int, report: Report
+) -> nn.Module:
+    """Train a stage in its own folder, say what it took, and return its model with the best
+    weights; `report` is kept up to date.
+
+    Raises what `Trainer.fit` raises, and TrainingError for a tracker that cannot be had.
+    """
+    with ExitStack() as stack:
+        trainer = Trainer(
+            stage,
+            config,
+            session.folder / stage.name,
+            partial(Progress, stage.name, num_steps=config.num_steps, stream=session.stream),
+            seed=seed,
+            should_stop=session.should_stop,
+            processes=session.processes,
+            onlooker=_onlooker(session, stage.name, config, report, stack),
+        )
+        first_step = trainer.step
+        model = trainer.fit()
     if session.processes.is_main:
         _say_what_it_took(session, stage, trainer, first_step)
     return model
 
 
+def _onlooker(
+    session: Session, stage: str, config: TrainerConfig, report: Report, stack: ExitStack
+) -> Onlooker:
+    if not session.processes.is_main:
+        return NOBODY
+
+    def warn(text: str) -> None:
+        report.warn(text)
+        session.warn(text)
+
+    facts, names = report.facts, choose_trackers(config.trackers)
+    trackers = open_trackers(names, session.folder, stage, facts.name, facts.settings, warn)
+    for text in session.warnings:
+        report.warn(text)
+    stack.enter_context(hearing_warnings(warn))
+    return stack.enter_context(watched(Watch(stage, report, trackers)))
+
+
 def _say_what_it_took(session: Session, stage: Stage, trainer: Trainer, first_step: int) -> None:
-    config = trainer.config
-    rows = MetricsLog(session.folder / stage.name / METRICS_FILE).read()
-    save_curves(session.folder / CURVES_FILE, {stage.name: rows})
-    took_s = trainer.elapsed_s
-    num_images = (config.num_steps - first_step) * config.batch_size
-    rate = num_images / took_s if took_s else math.inf
+    num_steps, total = trainer.config.num_steps, trainer.pace.total
+    now = f" ({num_steps - first_step} of them now)" if first_step else ""
+    speed = f", {total.images_per_s:.1f} images/s, {total.data_wait:.0%} waiting for data"
     session.say(
-        f"{stage.name}: {config.num_steps} steps"
-        + (f" ({config.num_steps - first_step} of them now)" if first_step else "")
-        + f" in {format_duration(took_s)}, {rate:.1f} images/s, {trainer.waited_s / took_s:.0%} "
-        f"waiting for data; best held-out {stage.objective} {trainer.best:.4g}"
+        f"{stage.name}: {num_steps} steps{now} in {format_duration(trainer.elapsed_s)}"
+        f"{speed if total.images else ''}; best held-out {stage.objective} {trainer.best:.4g}"
     )

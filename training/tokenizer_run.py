@@ -6,12 +6,13 @@ generator` and `bar finetune` take as `--tokenizer`.
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import cast
 
 from model.image_encoder import Siglip2Encoder
 from model.tokenizer import Tokenizer
 from training.config_files import to_yaml
-from training.data_path import open_source
+from training.data_path import open_source, shown
 from training.discriminator import load_discriminator
 from training.errors import TrainingError
 from training.held_out import stratified_split
@@ -19,12 +20,14 @@ from training.image_data import BadImages, ImageData
 from training.initialise import initialise_tokenizer
 from training.memory_estimate import estimate_tokenizer
 from training.perceptual_losses import build_losses
+from training.report import Report, RunFacts, StageFacts
 from training.run_config import TokenizerRun
 from training.run_folder import BAD_IMAGES_FILE, MODEL_FOLDER, claim
-from training.run_stage import Session, check_room, fit, seeded
+from training.run_stage import Session, check_room, fit, open_report, seeded
 from training.siglip2_weights import load_siglip2
 from training.tokenizer_files import load_tokenizer, save_tokenizer
-from training.tokenizer_stage import TokenizerStage
+from training.tokenizer_stage import SHEET_TITLE, TokenizerStage
+from training.trackers import choose_trackers
 from training.turns import Opponent
 
 
@@ -33,7 +36,7 @@ class _Pictures:
     train: ImageData
     held_out: ImageData
     bad: BadImages
-    num_classes: int
+    class_names: tuple[str, ...]
 
 
 def plan(run: TokenizerRun, session: Session) -> None:
@@ -61,11 +64,8 @@ def train_tokenizer(run: TokenizerRun, session: Session) -> Path:
         run.training.held_out_batch,
         _opponent(run, session),
     )
-    try:
-        tokenizer = cast(Tokenizer, fit(session, stage, run.training, run.seed))
-    finally:
-        if session.processes.is_main:
-            pictures.bad.keep(session.folder / BAD_IMAGES_FILE)
+    report = _report(run, pictures, session)
+    tokenizer = cast(Tokenizer, fit(session, stage, run.training, run.seed, report))
     if pictures.bad.found:
         listed = session.folder / BAD_IMAGES_FILE
         session.say(f"{len(pictures.bad.found)} pictures could not be read: see {listed}")
@@ -74,6 +74,23 @@ def train_tokenizer(run: TokenizerRun, session: Session) -> Path:
         if is_main:
             save_tokenizer(directory, tokenizer)
     return directory
+
+
+def _report(run: TokenizerRun, pictures: _Pictures, session: Session) -> Report:
+    facts = RunFacts(
+        name=f"tokenizer {run.name}",
+        settings=run.to_json(),
+        class_names=pictures.class_names,
+        commands={
+            "A generator of its bits": f"bar train generator --preset … --tokenizer "
+            f"{quote(str(session.folder))} --data {quote(str(run.data.path))}",
+        },
+    )
+    stage = StageFacts(
+        TokenizerStage.name, run.training.num_steps, TokenizerStage.objective, SHEET_TITLE
+    )
+    listed = session.folder / BAD_IMAGES_FILE
+    return open_report(session, facts, [stage], lambda: pictures.bad.keep(listed))
 
 
 def starting_tokenizer(run: TokenizerRun) -> Tokenizer:
@@ -123,7 +140,7 @@ def _open(run: TokenizerRun) -> _Pictures:
         ),
         ImageData(source, held_out, size, num_threads=data.threads, bad=bad),
         bad,
-        len(source.class_names),
+        source.class_names,
     )
 
 
@@ -133,12 +150,20 @@ def _describe(run: TokenizerRun, pictures: _Pictures, session: Session) -> None:
         run.training.num_steps,
         run.training.batch_size,
     )
-    session.say(
-        f"tokenizer {run.name}: {run.tokenizer.image_size} px, {run.tokenizer.grid_size}² cells of "
-        f"{run.tokenizer.bits_per_latent} bits\n"
-        f"data: {run.data.path}, {num_train} pictures to train on, {len(pictures.held_out)} held "
-        f"out, {pictures.num_classes} classes\n"
-        f"training: {num_steps} steps of {batch} on {session.device}, "
-        f"{num_steps * batch / num_train:.1f} epochs"
+    size = run.tokenizer
+    session.tell(
+        "tokenizer",
+        f"{run.name}, {size.image_size} px, {size.grid_size}² cells of {size.bits_per_latent} bits",
     )
+    session.tell(
+        "data",
+        f"{shown(run.data.path)}, {num_train} pictures to train on, {len(pictures.held_out)} held "
+        f"out, {len(pictures.class_names)} classes",
+    )
+    session.tell(
+        "training",
+        f"{num_steps} steps of {batch} on {session.device}, "
+        f"{num_steps * batch / num_train:.1f} epochs",
+    )
+    choose_trackers(run.training.trackers)
     check_room(session, estimate_tokenizer(run.tokenizer, run.training), run.training)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from model.quantizer import codes_to_bits
 from model.tokenizer import Tokenizer, to_uint8
 from training.discriminator import discriminator_loss, on_byte_grid
-from training.pictures import save_pairs
+from training.pictures import pairs, save_sheet
 from training.pixel_data import PixelData
 from training.tokenizer_loss import PIXEL_LOSSES, Loss, TokenizerLossWeights, tokenizer_loss
 from training.turns import Opponent
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 DEAD_BIT_ENTROPY = 0.1
 NUM_SHOWN = 20
+NUM_COLUMNS = 10
+SHEET_TITLE = "held-out images, each above its reconstruction"
 
 
 class TokenizerStage:
@@ -104,7 +106,9 @@ class TokenizerStage:
         """Show held-out images above their reconstructions."""
         images = self._held_out(torch.arange(min(NUM_SHOWN, len(self.held_out))))
         reconstructed = cast(Tokenizer, model)(images).reconstruction
-        save_pairs(path, to_uint8(images).cpu().numpy(), to_uint8(reconstructed).cpu().numpy())
+        shown = [to_uint8(each).cpu().numpy() for each in (images, reconstructed)]
+        num_columns = min(NUM_COLUMNS, len(images))
+        save_sheet(path, {SHEET_TITLE: pairs(*shown, num_columns)}, num_columns)
 
     def _held_out(self, batch: Tensor) -> Tensor:
         return self._moved(self.held_out.fetch(batch, 0))

@@ -18,17 +18,19 @@ from torch import nn
 
 from training.errors import TrainingDiverged, TrainingError, TrainingStopped
 from training.learner import Learner
-from training.metrics_log import MetricsLog
+from training.metrics_log import METRICS_FILE, MetricsLog
+from training.pace import Pace
 from training.prefetch import Examples, Prefetch
 from training.processes import OneProcess, Processes
-from training.progress import Progress
+from training.progress import Progress, headline
 from training.randomness import batch_indices, derive_seed
 from training.run_checkpoints import RunCheckpoints, read_checkpoint
 from training.stage import Metrics, Stage
 from training.trainer_config import TrainerConfig, decisive
+from training.watch import Nobody, Onlooker
 
-METRICS_FILE = "metrics.jsonl"
 ALONE = OneProcess()
+NOBODY = Nobody()
 
 
 class Trainer:
@@ -44,9 +46,10 @@ class Trainer:
         seed: int,
         should_stop: Callable[[], bool] = lambda: False,
         processes: Processes = ALONE,
+        onlooker: Onlooker = NOBODY,
     ) -> None:
         self.stage, self.config, self.folder, self.seed = stage, config, folder, seed
-        self.should_stop, self.processes = should_stop, processes
+        self.should_stop, self.processes, self.onlooker = should_stop, processes, onlooker
         num_parts = config.micro_batches * processes.count
         if config.batch_size % num_parts:
             raise TrainingError(
@@ -59,8 +62,9 @@ class Trainer:
         self.best = math.inf
         self._resume()
         self.progress = progress(self.step)
-        self.started_s = time.monotonic()
-        self.waited_s = 0.0  # for data
+        self.pace = Pace(config.batch_size, next(stage.model.parameters()).device)
+        self._elapsed_before_s = self.log.elapsed_s()
+        self._started_s = time.monotonic()
 
     @property
     def step(self) -> int:
@@ -69,8 +73,8 @@ class Trainer:
 
     @property
     def elapsed_s(self) -> float:
-        """How long this process has been at it."""
-        return time.monotonic() - self.started_s
+        """How long the run has been at it, in this process and those before it."""
+        return self._elapsed_before_s + time.monotonic() - self._started_s
 
     def fit(self) -> nn.Module:
         """Train to the last step and return the model with its best weights, whole.
@@ -85,9 +89,11 @@ class Trainer:
             if self.step == 0:
                 self._validate()
             while self.step < self.config.num_steps:
-                metrics = self._take_step(prefetch.take(self.step))
+                with self.pace.step() as fetched:
+                    examples = prefetch.take(self.step)
+                    fetched()
+                    metrics = self._take_step(examples)
                 self._after_step(metrics)
-                self.waited_s = prefetch.waited_s
         self.processes.wait()
         return self.learner.finished(read_checkpoint(self.checkpoints.best)["model"])
 
@@ -122,34 +128,37 @@ class Trainer:
         is_opponents = opponent is not None and opponent.has_turn(self.step - 1)
         # Two steps in a row are logged: with an opponent they are one of either side.
         if self.step % self.config.log_every in (0, 1 if opponent else 0) or is_last:
-            self._log("discriminator" if is_opponents else "train", metrics)
-        self.progress.show(self.step, {"loss": metrics["loss"]})
+            self._log("discriminator" if is_opponents else "train", metrics | self.pace.take())
+        shown = {"loss": metrics["loss"], "images/s": self.pace.total.images_per_s}
+        self.progress.show(self.step, shown)
 
     def _log(self, split: str, metrics: Metrics) -> None:
         if not self.processes.is_main:
             return
         elapsed_s = round(self.elapsed_s, 3)
-        self.log.append({"step": self.step, "split": split, **metrics, "elapsed_s": elapsed_s})
+        row = {"step": self.step, "split": split, **metrics, "elapsed_s": elapsed_s}
+        self.log.append(row)
+        self.onlooker.row(row)
 
     def _validate(self) -> None:
         model = self.learner.evaluated().eval()
         if not self.processes.is_main:
             return
-        metrics = self._measure(model)
+        sheet = self.folder / "samples" / f"step-{self.step:08}.png"
+        metrics = self._measure(model, sheet)
         self._log("held_out", metrics)
-        values = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        self.progress.note(f"{self.stage.name} step {self.step}, held out: {values}")
+        self.progress.note(f"{self.stage.name} step {self.step}, held out: {headline(metrics)}")
         if metrics[self.stage.objective] < self.best:
             self.best = metrics[self.stage.objective]
             self.checkpoints.save_best({"step": self.step, "model": model.state_dict()})
+        self.onlooker.measured(self.step, sheet)
 
-    def _measure(self, model: nn.Module) -> Metrics:
+    def _measure(self, model: nn.Module, sheet: Path) -> Metrics:
         torch.manual_seed(derive_seed(self.seed, self.stage.name, "held-out"))
         with torch.no_grad(), self.learner.autocast():
             metrics = self.stage.validate(model)
-            path = self.folder / "samples" / f"step-{self.step:08}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.stage.draw(model, path)
+            sheet.parent.mkdir(parents=True, exist_ok=True)
+            self.stage.draw(model, sheet)
         return metrics
 
     def _save(self) -> None:

@@ -38,9 +38,8 @@ def made_up_report(folder: Path, last_step: int = 300) -> Report:
     (folder / "bad_images.txt").write_text(f"{HOSTILE}.png\tOSError: broken\n", encoding="utf-8")
     facts = RunFacts(
         name=f"generator {HOSTILE}",
-        about={"data": f"pictures/{HOSTILE}, 40 images of 2 classes"},
-        settings=f"name: {HOSTILE}\n",
-        machine={"processor": "abacus"},
+        about={"data": f"pictures/{HOSTILE}, 40 images of 2 classes", "processor": "abacus"},
+        settings={"name": HOSTILE},
         commands={"Go on": f"bar train generator --data '{HOSTILE}'"},
         class_names=[HOSTILE, 'cat" onmouseover="alert(2)'],
     )

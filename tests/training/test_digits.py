@@ -4,21 +4,28 @@ import io
 from pathlib import Path
 
 import pytest
+import torch
 
 from model import zoo
 from model.checkpoint import load_model
 from model.config import PRESETS
 from training.digits import RECIPE, train_digits
 from training.errors import TrainingError
+from training.run_stage import Session
 
 SHORT = RECIPE.scaled(0.001)
+
+
+def session_in(folder: Path) -> Session:
+    """Return a session that talks to nobody."""
+    return Session(folder=folder, stream=io.StringIO(), device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train for two and three steps."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    train_digits(SHORT, folder, io.StringIO())
+    train_digits(SHORT, session_in(folder))
     return folder
 
 
@@ -46,7 +53,7 @@ def test_finished_run_is_not_trained_again(run: Path) -> None:
     """The same recipe in the same folder gives the same model at once."""
     before = zoo.resolve(run / "model").revision
     metrics = (run / "generator" / "metrics.jsonl").read_bytes()
-    train_digits(SHORT, run, io.StringIO())
+    train_digits(SHORT, session_in(run))
     assert before == zoo.resolve(run / "model").revision
     assert metrics == (run / "generator" / "metrics.jsonl").read_bytes()
 
@@ -54,10 +61,10 @@ def test_finished_run_is_not_trained_again(run: Path) -> None:
 def test_folder_of_another_recipe_is_refused(run: Path, tmp_path: Path) -> None:
     """A folder is one recipe's; one that holds something else is nobody's."""
     with pytest.raises(TrainingError, match="holds a run of another recipe"):
-        train_digits(RECIPE, run, io.StringIO())
+        train_digits(RECIPE, session_in(run))
     (tmp_path / "thesis.txt").write_text("do not touch", "utf-8")
     with pytest.raises(TrainingError, match="not empty and no training run"):
-        train_digits(SHORT, tmp_path, io.StringIO())
+        train_digits(SHORT, session_in(tmp_path))
 
 
 def test_scaling_keeps_the_recipe_in_proportion() -> None:

@@ -20,11 +20,13 @@ from tests.training.tiny_runs import (
 )
 from training.errors import TrainingDiverged, TrainingError, TrainingStopped
 from training.generator_stage import GeneratorStage
+from training.metrics_log import MetricsLog
 from training.prefetch import Examples
 from training.run_checkpoints import read_checkpoint
 from training.stop_signal import StopSignal
 
 ROOT = Path(__file__).parents[2]
+OF_THE_MACHINE = ("elapsed_s", "images_per_s", "data_wait", "memory_mb")
 
 
 def final_state(folder: Path) -> dict[str, Any]:
@@ -49,10 +51,10 @@ def assert_same(ours: Any, theirs: Any, path: str = "") -> None:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """Read metrics.jsonl without the times."""
+    """Read metrics.jsonl without what the machine did."""
     lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
     return [
-        {key: value for key, value in json.loads(line).items() if key != "elapsed_s"}
+        {key: value for key, value in json.loads(line).items() if key not in OF_THE_MACHINE}
         for line in lines
     ]
 
@@ -172,3 +174,53 @@ def test_only_the_last_checkpoints_are_kept(uninterrupted: Path) -> None:
     """Two checkpoints and the best remain."""
     names = sorted(path.name for path in (uninterrupted / "checkpoints").iterdir())
     assert ["best.pt", "step-00000010.pt", "step-00000012.pt"] == names
+
+
+def test_rows_say_how_fast_it_went(uninterrupted: Path) -> None:
+    """Each row of training has its pace and the peak of memory; time goes on from row to row."""
+    lines = (uninterrupted / "metrics.jsonl").read_text("utf-8").splitlines()
+    all_rows = [json.loads(line) for line in lines]
+    for row in all_rows:
+        if row["split"] == "train":
+            assert row["images_per_s"] > 0
+            assert 0 <= row["data_wait"] <= 1
+            assert row["memory_mb"] > 10
+            assert row["grad_norm"] > 0
+            assert row["learning_rate"] > 0
+    times = [row["elapsed_s"] for row in all_rows]
+    assert times == sorted(times)
+
+
+def test_time_goes_on_after_a_resume(tmp_path: Path) -> None:
+    """A run that goes on counts from the time that its last row before the checkpoint says."""
+    first = make_trainer(generator_stage(), tmp_path, should_stop=lambda: True)
+    with pytest.raises(TrainingStopped):
+        first.fit()
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    taken_s = log.read()[-1]["elapsed_s"]
+    second = make_trainer(generator_stage(), tmp_path)
+    assert taken_s <= second.elapsed_s
+    second.fit()
+    assert all(taken_s <= row["elapsed_s"] for row in log.read() if row["step"] > 1)
+
+
+def test_onlookers_hear_what_the_log_has(tmp_path: Path) -> None:
+    """Every row, in order, and every sheet of samples when it is there."""
+
+    class Witness:
+        def __init__(self) -> None:
+            self.rows, self.sheets = list[Any](), list[int]()
+
+        def row(self, row: Any) -> None:
+            self.rows.append(row)
+
+        def measured(self, step: int, sheet: Path) -> None:
+            assert sheet.is_file()
+            self.sheets.append(step)
+
+    witness = Witness()
+    trainer = make_trainer(generator_stage(), tmp_path)
+    trainer.onlooker = witness
+    trainer.fit()
+    assert MetricsLog(tmp_path / "metrics.jsonl").read() == witness.rows
+    assert [0, 4, 8, 12] == witness.sheets
