@@ -1,4 +1,4 @@
-"""The trunk: a causal transformer over bit tokens whose latents condition the masked-bit head.
+"""The trunk: a causal transformer over bit tokens whose latents the head reads.
 
 Called by `generator.py` (training), `generate.py` and `engine.py` (sampling). Three methods, no
 mode flags: `forward` is teacher-forced and sees whole sequences in any order, `prefill` reads the

@@ -5,7 +5,7 @@ what is found here. Looks only at this machine; fetching is `conversion.install`
 came here (bundled, trained, converted from the published files), it is a directory of one format:
 
     config.json               architecture, sampling defaults, class names, file sizes, revision
-    generator.safetensors     the trunk and the masked-bit head
+    generator.safetensors     the trunk and the head
     tokenizer.safetensors     what turns bits into pixels
     encoder.safetensors       what turns pixels into bits: for training, absent from serving copies
 

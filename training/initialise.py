@@ -17,7 +17,10 @@ INITIAL_STD = 0.02
 
 
 def initialise_generator(generator: Generator) -> None:
-    """Draw matrices from a truncated normal; let every block start as the identity."""
+    """Draw matrices from a truncated normal; let every block start as the identity.
+
+    A head's output layer is drawn too, so that a linear or bit head starts near, not at, ln 2 a bit.
+    """
     for module in generator.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=INITIAL_STD)

@@ -5,6 +5,7 @@ What can be known without a GPU is tested beside the engine's other tests; these
 
 import gc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from model.config import GeneratorConfig, ImageRequest, uniform_schedule
+from model.config import GeneratorConfig, HeadKind, ImageRequest, uniform_schedule
 from model.engine import Engine
 from model.fast_decoder import FastDecoder
 from model.generate import generate
@@ -38,6 +39,7 @@ pytestmark = [
 
 Images = list[NDArray[np.uint8]]
 EXACT = ["float32", "bfloat16"]
+ONE_ROUND = request(temperature=1.5, unmask_schedule=(4,)).sampling
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +113,22 @@ def test_captured_steps_are_eager_steps(precision: str, batch_invariant: bool) -
     eager._run_step = PretendGraphs(eager._token_step)
     assert np.array_equal(draw(eager, images), draw(captured, images))
     assert any(graph is not None for graph in captured._run_step._graphs.values())
+
+
+@pytest.mark.parametrize("precision", EXACT)
+@pytest.mark.parametrize("head", ["linear", "bit"])
+def test_other_heads_are_captured_and_alone_what_they_are_in_company(
+    head: HeadKind, precision: str
+) -> None:
+    """Replayed graphs draw what eager steps draw, and an image is the same without the others."""
+    config = tiny_config(head=head)
+    images = [replace(image, sampling=ONE_ROUND) for image in random_images(12)]
+    captured, eager = (tiny_engine(4, precision, config=config) for _ in range(2))
+    eager._run_step = PretendGraphs(eager._token_step)
+    together = draw(captured, images)
+    assert np.array_equal(draw(eager, images), together)
+    (alone,) = draw(tiny_engine(4, precision, config=config), images[5:6])
+    assert np.array_equal(alone, together[5])
 
 
 def test_float32_images_are_the_slow_generators() -> None:
