@@ -19,7 +19,7 @@ INITIAL_STD = 0.02
 def initialise_generator(generator: Generator) -> None:
     """Draw matrices from a truncated normal; let every block start as the identity.
 
-    A head's output layer is drawn too, so that a linear or bit head starts near, not at, ln 2 a bit.
+    So is a head's output layer: linear and bit heads start near ln 2 a bit, not at it.
     """
     for module in generator.modules():
         if isinstance(module, nn.Linear):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training.masking import draw_bit_masks, drop_classes
+from training.masking import draw_bit_masks, draw_round_masks, drop_classes
 
 
 @pytest.mark.parametrize("num_bits", [1, 4, 16, 64])
@@ -27,6 +27,17 @@ def test_ratio_is_logit_normal() -> None:
     logit = torch.logit(ratio[ratio > 0.011])
     assert 0.0 == pytest.approx(logit.mean().item(), abs=0.02)
     assert 0.8 == pytest.approx(logit.std().item(), abs=0.02)
+
+
+def test_rounds_hide_any_number_of_bits_as_often() -> None:
+    """Before a round of some one-bit-a-round schedule, 1 to k bits are hidden, each number as
+    likely, and each bit as often as the others."""
+    torch.manual_seed(0)
+    mask, num_hidden = draw_round_masks(400, 50, 8)
+    assert torch.equal(num_hidden, mask.sum(-1))
+    shares = num_hidden.flatten().bincount(minlength=9)[1:] / 20_000
+    assert 0.0125 > (shares - 1 / 8).abs().max()
+    assert 5 * math.sqrt(0.25 / 20_000) > (mask.float().mean(dim=(0, 1)) - 4.5 / 8).abs().max()
 
 
 def test_every_bit_is_hidden_equally_often() -> None:
