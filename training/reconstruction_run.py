@@ -29,6 +29,7 @@ from training.sampling_run import ROUNDING
 from training.tokenizer_files import fingerprint, load_tokenizer
 
 STAGE_FOLDER = "tokenizer"
+SMALLEST_LPIPS = 32  # pixels a side: VGG16 halves five times
 NUM_THROUGH = 2  # images: of a picture, and of its reconstruction
 
 
@@ -67,7 +68,7 @@ def evaluate_tokenizer(
 
     Raises TrainingError for images of another size than the tokenizer's.
     """
-    lpips, notes = _lpips(networks, session.device)
+    lpips, notes = _lpips(networks, session.device, tokenizer.config.image_size)
     sums, processes = ReconstructionSums(lpips), session.processes
     through = [ImageStatistics(len(images), 0) for _ in range(NUM_THROUGH)]
     progress = Progress("reconstruct", 0, len(images), session.stream)
@@ -101,7 +102,11 @@ def evaluate_tokenizer(
     )
 
 
-def _lpips(networks: Path | None, device: torch.device) -> tuple[LpipsLoss | None, list[str]]:
+def _lpips(
+    networks: Path | None, device: torch.device, size: int
+) -> tuple[LpipsLoss | None, list[str]]:
+    if size < SMALLEST_LPIPS:
+        return None, [f"no LPIPS: it needs images of {SMALLEST_LPIPS} pixels, these have {size}"]
     try:
         return load_lpips(networks, device), []
     except TrainingError as error:

@@ -94,6 +94,7 @@ def test_distance_is_torchmetrics() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Metric `InceptionScore` will save all extracted features")
+@pytest.mark.filterwarnings("ignore:std")  # of the one split
 def test_score_is_torchmetrics() -> None:
     """The score of one split is that which torchmetrics computes."""
     logits, score = (rows(60, 6) - 1000).double(), ClassScore()
