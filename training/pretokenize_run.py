@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -165,17 +166,24 @@ def published_index(tokenizer: Tokenizer, root: Path) -> StoreIndex:
 
 
 def import_npz(root: Path, index: StoreIndex, folder: Path) -> TokenStore:
-    """Pack published files into a store of `published_index`, resumable like any other.
+    """Pack published files into a store of `published_index`, resumable like any other; damaged
+    files are listed beside it.
 
     Raises TrainingError for a file whose bits are not those of the tokenizer.
     """
-    files = _npz_files(root)
+    files, bad = _npz_files(root), BadImages()
     class_ids = {name: class_id for class_id, name in enumerate(index.class_names)}
     writer = TokenStoreWriter(folder, index, SHARD_SIZE)
     for shard in sorted(set(range(writer.num_shards)) - writer.done):
         for image in writer.members(shard):
             path = files[image]
-            writer.write(image, class_ids[path.parent.name], _read_npz(path, index))
+            try:
+                writer.write(image, class_ids[path.parent.name], _read_npz(path, index))
+            except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
+                reason = f"{type(error).__name__}: {error}"
+                bad.add(path.relative_to(root).as_posix(), reason)
+                writer.write(image, BAD, torch.empty(0))
+        bad.keep(folder / BAD_IMAGES_FILE)
         writer.finish_shard(shard)
     writer.finish()
     return open_store(folder)
@@ -186,7 +194,7 @@ def _npz_files(root: Path) -> list[Path]:
 
 
 def _read_npz(path: Path, index: StoreIndex) -> Tensor:
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         views = [arrays["tokens"], arrays["tokens_flip"]]
     if any(view.size != index.num_cells * index.bits_per_latent for view in views):
         raise TrainingError(

@@ -23,8 +23,9 @@ def load_siglip2(encoder: Siglip2Encoder, name_or_dir: str) -> None:
         tower = Siglip2VisionModel.from_pretrained(name_or_dir, local_files_only=True)
     except OSError as error:
         raise TrainingError(
-            f"{name_or_dir} is not on this machine: run `hf download {name_or_dir}`, name a folder "
-            "with networks.siglip2, or set networks.siglip2=null to start from random weights"
+            f"{name_or_dir} (about 4.5 GB as published) is not on this machine: run `hf download "
+            f"{name_or_dir}`, name a folder with networks.siglip2, or set networks.siglip2=null to "
+            "start from random weights"
         ) from error
     state = {
         name.removeprefix("vision_model."): value.float()

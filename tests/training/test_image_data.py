@@ -1,5 +1,8 @@
 """Pictures as pixels of one size."""
 
+import io
+import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +62,53 @@ def test_bad_pictures_are_listed_and_replaced(tmp_path: Path) -> None:
     assert ["a/000.png", "a/001.png"] == [
         line.partition("\t")[0] for line in (tmp_path / "bad.txt").read_text("utf-8").splitlines()
     ]
+
+
+def damaged_set(root: Path, kind: str) -> Path:
+    """Write three pictures of one class, the second of them broken, and return the data's path."""
+    folder = picture_folder(root / "set", {"owl": 3}) / "owl"
+    (folder / "001.png").write_bytes(b"\x89PNG, and then nothing")
+    files = sorted(folder.iterdir())
+    if kind == "folder":
+        return root / "set"
+    if kind in ("csv", "jsonl"):
+        path = root / "set" / f"list.{kind}"
+        rows = [{"path": f"owl/{file.name}", "class": "owl"} for file in files]
+        lines = ["path,class", *(",".join(row.values()) for row in rows)]
+        text = lines if kind == "csv" else [json.dumps(row) for row in rows]
+        path.write_text("\n".join(text) + "\n", "utf-8")
+        return path
+    if kind == "tar":
+        with tarfile.open(root / "set.tar", "w") as archive:
+            for file in files:
+                archive.add(file, file.name)
+                entry = tarfile.TarInfo(f"{file.stem}.cls")
+                entry.size = 3
+                archive.addfile(entry, io.BytesIO(b"owl"))
+        return root / "set.tar"
+    pyarrow = pytest.importorskip("pyarrow", reason="pip install 'bar-serve[parquet]'")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (root / "parquet").mkdir()
+    images = [{"bytes": file.read_bytes(), "path": None} for file in files]
+    if kind == "parquet without bytes":
+        images[1]["bytes"] = None
+    table = pyarrow.table({"image": images, "label": ["owl"] * 3})
+    parquet.write_table(table, root / "parquet" / "train.parquet")
+    return root / "parquet"
+
+
+@pytest.mark.parametrize(
+    "kind", ["folder", "csv", "jsonl", "tar", "parquet", "parquet without bytes"]
+)
+def test_bad_picture_of_any_source_is_listed_and_not_fatal(tmp_path: Path, kind: str) -> None:
+    """Folder, manifests, shards and parquet alike: the next picture takes its place, by name."""
+    source = open_source(damaged_set(tmp_path, kind))
+    data = ImageData(source, range(3), 8)
+    pixels = data.fetch(ALL, seed=0)
+    assert torch.equal(pixels[1], pixels[2])
+    assert not torch.equal(pixels[0], pixels[1])
+    assert [source.name_of(1)] == list(data.bad.found)
+    assert ("owl",) == source.class_names
 
 
 def test_no_good_picture_at_all_is_an_error(tmp_path: Path) -> None:

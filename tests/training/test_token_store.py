@@ -147,6 +147,23 @@ def test_published_format_goes_out_and_comes_back(
         assert torch.equal(store.cells(good, views), back.cells(np.arange(9), views))
 
 
+def test_damaged_published_file_is_listed(
+    work: Pretokenization, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    """A file that cannot be read, or lacks an array, does not end the packing."""
+    export_npz(write_store(work, io.StringIO()), work.source, tmp_path / "npz")
+    files = sorted((tmp_path / "npz" / "train" / "owl").iterdir())
+    files[0].write_bytes(files[0].read_bytes()[:100])
+    np.savez(files[1], tokens=np.zeros(64, bool))
+    index = published_index(tokenizer, tmp_path / "npz")
+    back = import_npz(tmp_path / "npz", index, tmp_path / "back")
+    assert [BAD, BAD] == back.class_ids[5:7].tolist()
+    assert 2 == (back.class_ids == BAD).sum()
+    listed = (tmp_path / "back" / "bad_images.txt").read_text("utf-8").splitlines()
+    names = [path.relative_to(tmp_path / "npz").as_posix() for path in files[:2]]
+    assert names == [line.partition("\t")[0] for line in listed]
+
+
 def test_published_file_of_another_tokenizer_is_refused(
     work: Pretokenization, tmp_path: Path
 ) -> None:

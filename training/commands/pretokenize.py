@@ -6,9 +6,13 @@ Resumable: interrupt it, and the same command goes on. Also to and from the publ
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from training.commands.run_flags import add_place_flags, ended, missing_extra, session_of
 from training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from training.token_store import TokenStore
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,8 +40,8 @@ def _pack(arguments: argparse.Namespace) -> None:
     with session_of(arguments) as session:
         session.say(f"{index.num_images} published files of {len(index.class_names)} classes")
         if not arguments.dry_run:
-            import_npz(arguments.data, index, session.folder)
-            print(f"the tokens are in {session.folder}")
+            store = import_npz(arguments.data, index, session.folder)
+            print(f"the tokens are in {session.folder}: {_counted(store)}")
 
 
 def _encode(arguments: argparse.Namespace) -> None:
@@ -63,12 +67,16 @@ def _encode(arguments: argparse.Namespace) -> None:
         if arguments.dry_run:
             return
         store = write_store(work, session.stream, session.should_stop)
-    num_bad = int((store.class_ids < 0).sum())
-    listed = f"; {num_bad} could not be read, see bad_images.txt there" if num_bad else ""
-    print(f"the tokens are in {session.folder}: {index.num_images - num_bad} images{listed}")
+    print(f"the tokens are in {session.folder}: {_counted(store)}")
     if arguments.npz is not None:
         count = export_npz(store, work.source, arguments.npz)
         print(f"{count} files in the published format are in {arguments.npz}")
+
+
+def _counted(store: "TokenStore") -> str:
+    num_bad = int((store.class_ids < 0).sum())
+    listed = f"; {num_bad} could not be read, see bad_images.txt there" if num_bad else ""
+    return f"{store.index.num_images - num_bad} images{listed}"
 
 
 def _parser() -> argparse.ArgumentParser:
