@@ -28,8 +28,12 @@ class Progress:
         self.name, self.first_step, self.num_steps = name, first_step, num_steps
         self.stream, self.clock = stream, clock
         self.is_terminal = stream.isatty()
-        self.started_s = clock()
+        self.started_s = self.paced_s = clock()
         self.shown_s = float("-inf")
+
+    def begin(self) -> None:
+        """Estimate time left from now on: what came before the first step is not of its kind."""
+        self.paced_s = self.clock()
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show the line if it is due: at intervals, and at the last step."""
@@ -55,7 +59,8 @@ class Progress:
         done, left = step - self.first_step, self.num_steps - step
         if not left:
             return f"took {format_duration(elapsed_s)}"
-        return f"{format_duration(elapsed_s / done * left)} left" if done else ""
+        paced_s = elapsed_s - (self.paced_s - self.started_s)
+        return f"{format_duration(paced_s / done * left)} left" if done else ""
 
     def note(self, text: str) -> None:
         """Write a line of its own."""

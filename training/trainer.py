@@ -88,6 +88,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]), prefetch:
             if self.step == 0:
                 self._validate()
+            self.progress.begin()
             while self.step < self.config.num_steps:
                 with self.pace.step() as fetched:
                     examples = prefetch.take(self.step)

@@ -32,6 +32,24 @@ def test_time_left_counts_from_where_the_run_went_on() -> None:
     assert "tokenizer 80/100  80%  loss 0.1235  10s left\n" == stream.getvalue()
 
 
+def test_what_came_before_the_first_step_is_no_measure() -> None:
+    """Two of four steps in 2 s, after a minute of measuring, leave 2 s, and took 64 s in all."""
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress("tokenizer", 0, 4, stream, clock)
+    clock.now_s = 60.0
+    progress.begin()
+    clock.now_s = 62.0
+    progress.show(2, {})
+    clock.now_s = 64.0
+    progress.show(4, {})
+    assert ["2s left", "took 1m04s"] == [
+        line[-len(text) :]
+        for line, text in zip(
+            stream.getvalue().splitlines(), ["2s left", "took 1m04s"], strict=True
+        )
+    ]
+
+
 def test_lines_in_a_log_are_rare_but_the_last_one_comes() -> None:
     """Into a file a line goes every 15 s, and always at the end."""
     clock, stream = Clock(), io.StringIO()
