@@ -90,10 +90,15 @@ def test_figures_are_those_of_all_features_at_once() -> None:
 
 def adm_file(path: Path, images: Pixels | None, **more: np.ndarray[Any, Any]) -> Path:
     """Write a reference file with the names of the ADM evaluator's."""
-    arrays = {"mu": np.zeros(4), "sigma": np.eye(4), "mu_s": np.zeros(2), "sigma_s": np.eye(2)}
+    arrays: dict[str, Any] = {
+        "mu": np.zeros(4),
+        "sigma": np.eye(4),
+        "mu_s": np.zeros(2),
+        "sigma_s": np.eye(2),
+    }
     if images is not None:
         arrays["arr_0"] = images
-    np.savez(path, **{**arrays, **more})  # type: ignore[arg-type]  # arrays by name
+    np.savez(path, **{**arrays, **more})
     return path
 
 

@@ -12,6 +12,8 @@ from PIL import Image
 
 from model import zoo
 from model.checkpoint import load_model
+from model.config import ImageRequest
+from model.generate import generate
 from model.tokenizer import Tokenizer
 from tests.training.pictures_on_disk import picture_folder
 from training.commands import export, finetune, push, sample
@@ -107,6 +109,17 @@ def test_other_bits_are_refused_unless_layers_begin_anew(
     assert all(near.values())
 
 
+def test_one_class_is_legal(tmp_path: Path) -> None:
+    """A folder of pictures is a class of its own; the finished model has it, and "no class"."""
+    pictures = picture_folder(tmp_path / "set", {"ticks": 4}) / "ticks"
+    command = ["generator", "--model", "digits", "--data", str(pictures), *SHORT]
+    assert 0 == finetune.main([*command, "--output", str(tmp_path / "run")])
+    info = zoo.resolve(tmp_path / "run" / "model")
+    assert ["ticks"] == [label.name for label in info.class_labels]
+    request = ImageRequest(class_id=0, seed=1, sampling=info.sampling)
+    assert (64, 64, 3) == generate(*load_model(info), [request])[0].shape
+
+
 def test_decoder_is_finetuned_alone(pictures: Path, tmp_path: Path) -> None:
     """The result is the same model with another decoder: same generator, same encoder."""
     command = ["decoder", "--model", "digits", "--data", str(pictures), *SHORT]
@@ -143,15 +156,18 @@ def test_any_checkpoint_can_be_exported(run: Path, tmp_path: Path) -> None:
 
 
 def test_model_can_be_exported_again(run: Path, tmp_path: Path) -> None:
-    """A finished model keeps its card and gets other defaults; its revision stays."""
+    """A finished model gets other defaults, which its card tells at the end; its revision stays."""
     source = run / "model"
     command = [str(source), "--output", str(tmp_path / "again"), "--temperature", "0.5"]
     assert 0 == export.main(command)
     ours, theirs = zoo.resolve(tmp_path / "again"), zoo.resolve(source)
     assert theirs.revision == ours.revision
     assert (0.5, theirs.sampling.temperature) == (ours.sampling.temperature, 2.0)
-    for name in ("README.md", "samples.png"):
-        assert (source / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    samples = "samples.png"
+    assert (source / samples).read_bytes() == (tmp_path / "again" / samples).read_bytes()
+    before, after = ((at / "README.md").read_text("utf-8") for at in (source, tmp_path / "again"))
+    assert after.startswith(before)
+    assert "temperature 0.5" in after.removeprefix(before)
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,8 @@ def test_shares_of_processes_make_the_whole() -> None:
             return [rows, other._sums]
 
     together = mine.gathered(Two())
-    assert (6, whole.figures()) == (together.count, pytest.approx(together.figures()))
+    assert 6 == together.count
+    assert whole.figures() == pytest.approx(together.figures())
 
 
 @pytest.fixture(scope="module")
