@@ -19,7 +19,7 @@ from training.memory_estimate import gigabytes
 from training.metrics_log import METRICS_FILE, MetricsLog, write_text_whole
 from training.report_curves import number
 from training.report_sheets import Sheet, Sheets
-from training.report_stage import StageView
+from training.report_stage import StageView, Table
 from training.run_folder import BAD_IMAGES_FILE
 
 REPORT_FILE = "report.html"
@@ -139,7 +139,7 @@ def _stage_section(view: StageView) -> str:
         f'<dl class="figures">{figures}</dl>'
         f"{_sheets_section(view)}"
         f'<section><h3>Curves</h3><div class="charts">{"".join(view.charts())}</div></section>'
-        f"{_table_section(view)}</section>"
+        f"{_table_section(view.table())}{_table_section(view.quarters())}</section>"
     )
 
 
@@ -162,18 +162,19 @@ def _sheets_section(view: StageView) -> str:
     )
 
 
-def _table_section(view: StageView) -> str:
-    columns, rows = view.table()
-    if not rows:
+def _table_section(table: Table | None) -> str:
+    if table is None:
         return ""
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in ("measured", *columns))
+    head = "".join(
+        f'<th scope="col">{escape(column)}</th>' for column in ("measured", *table.columns)
+    )
     body = "".join(
         f'<tr><th scope="row">{escape(name)}</th>{"".join(map(_cell, values))}</tr>'
-        for name, values in rows
+        for name, values in table.rows
     )
     return (
-        '<section><h3>Held out</h3><div class="scroll" tabindex="0" role="region" '
-        f'aria-label="What was held out"><table><thead><tr>{head}</tr></thead>'
+        f'<section><h3>{escape(table.title)}</h3><div class="scroll" tabindex="0" role="region" '
+        f'aria-label="{escape(table.title)}"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div></section>"
     )
 

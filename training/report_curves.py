@@ -74,7 +74,7 @@ def axes(curves: Sequence[Curve], *, may_be_log: bool) -> tuple[Axis, Axis]:
     low, high = min(values), max(values)
     is_log = may_be_log and low > 0 and high / low > LOG_RANGE
     if low == high:
-        low, high = (low - 1, high + 1) if low == 0 else (low - abs(low) / 2, high + abs(high) / 2)
+        low, high = (0, 1) if low == 0 else (low - abs(low) / 2, high + abs(high) / 2)
     return (
         Axis(min(steps), max(*steps, min(steps) + 1), LEFT, WIDTH - RIGHT),
         Axis(low, high, HEIGHT - BOTTOM, TOP, is_log),

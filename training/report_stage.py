@@ -33,10 +33,18 @@ TITLES = {
     "random_share": "Share of random orders",
 }
 RATIO = re.compile(r"(bit_loss|bit_accuracy)_(\d+)_(\d+)$")  # of hidden bits, in percent
-SHORT = {"bit_loss": "Loss", "bit_accuracy": "Guessed right"}
 LINEAR = ("bit_accuracy", "data_wait", "random_share", "learning_rate", "dead_bits")
 PACE_WINDOW = 50  # rows over which time left is estimated
 MAX_CHARTS = 24
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers by name; a cell may be empty."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[float | None]]]
 
 
 @dataclass
@@ -137,16 +145,44 @@ class StageView:
             ]
         return [figure for figure in drawn if figure][:MAX_CHARTS]
 
-    def table(self) -> tuple[list[str], list[tuple[str, list[float | None]]]]:
-        """Return columns, the first, best and last step, and a row for each held-out metric."""
+    def table(self) -> Table | None:
+        """Return a row for each held-out metric: at the first, the best and the last step."""
+        held_out = self.split("held_out")
+        names = [name for name in _names(held_out) if not RATIO.match(name)]
+        rows = [(_title(name), [row.get(name) for row in self._ends().values()]) for name in names]
+        return Table("Held out", list(self._ends()), rows) if rows else None
+
+    def quarters(self) -> Table | None:
+        """Return a row for each share of hidden bits, with loss and accuracy, first, best, last."""
+        names = _names(self.split("held_out"))
+        shares = dict.fromkeys(match.groups()[1:] for n in names if (match := RATIO.match(n)))
+        kinds = {"bit_loss": "loss", "bit_accuracy": "right"}
+        rows = [
+            (
+                f"{start}–{end} % hidden",
+                [
+                    row.get(f"{kind}_{start}_{end}")
+                    for kind in kinds
+                    for row in self._ends().values()
+                ],
+            )
+            for start, end in shares
+        ]
+        columns = [f"{said}, {name}" for said in kinds.values() for name in self._ends()]
+        return (
+            Table("Held-out bits, by how many of a token are hidden", columns, rows)
+            if rows
+            else None
+        )
+
+    def _ends(self) -> dict[str, Row]:
         held_out, best = self.split("held_out"), self.best
         if not held_out or best is None:
-            return [], []
-        chosen = {f"step {row['step']:,}": row for row in (held_out[0], best, held_out[-1])}
-        columns = [f"{name}{' (best)' if row is best else ''}" for name, row in chosen.items()]
-        return columns, [
-            (_title(name), [row.get(name) for row in chosen.values()]) for name in _names(held_out)
-        ]
+            return {}
+        chosen = {row["step"]: row for row in (held_out[0], best, held_out[-1])}
+        return {
+            f"step {step:,}{' (best)' if row is best else ''}": row for step, row in chosen.items()
+        }
 
 
 def points(rows: Iterable[Row], name: str) -> list[Point]:
@@ -173,9 +209,6 @@ def _by_ratio(rows: Sequence[Row], kind: str) -> list[Curve]:
 
 
 def _title(name: str) -> str:
-    match = RATIO.match(name)
-    if match:
-        return f"{SHORT[match[1]]}, {match[2]}–{match[3]} % hidden"
     return TITLES.get(name, _plain(name).capitalize())
 
 

@@ -68,7 +68,7 @@ def train_tokenizer(run: TokenizerRun, session: Session) -> Path:
     tokenizer = cast(Tokenizer, fit(session, stage, run.training, run.seed, report))
     if pictures.bad.found:
         listed = session.folder / BAD_IMAGES_FILE
-        session.say(f"{len(pictures.bad.found)} pictures could not be read: see {listed}")
+        session.say(f"pictures that could not be read: {len(pictures.bad.found)}, see {listed}")
     directory = session.folder / MODEL_FOLDER
     with session.main_first() as is_main:
         if is_main:

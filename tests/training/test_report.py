@@ -9,7 +9,7 @@ import pytest
 from tests.training.made_up_run import CAPTION, HOSTILE, made_up_report
 from training.metrics_log import METRICS_FILE, MetricsLog
 from training.report import REPORT_FILE
-from training.report_stage import StageView
+from training.report_stage import StageView, Table
 
 EMPTY = {"meta", "link", "img", "input"}  # elements that have no end
 
@@ -83,7 +83,7 @@ def test_page_shows_what_was_measured(page: Page) -> None:
     text = re.sub(r"\s+", " ", " ".join(page.text))
     for shown in (
         "300 of 400", "time left 50s", "250 2% waiting for data", "600 MB", "abacus",
-        "best bit loss 0.1498 at step 300", "Loss, 0–25 % hidden", "step 300 (best)",
+        "best bit loss 0.1498 at step 300", "0–25 % hidden", "step 300 (best)", "loss, step 0",
     ):  # fmt: skip
         assert shown in text
     assert 4 == len(page.all("img"))
@@ -133,4 +133,6 @@ def test_rows_of_older_runs_are_read() -> None:
     assert ["step", "time left", "time taken", "best l2"] == names
     assert view.seconds_left() is None
     assert 3 == len(view.charts())
-    assert (["step 0 (best)"], [("Squared error", [0.5]), ("PSNR, in dB", [9.0])]) == view.table()
+    measured = [("Squared error", [0.5]), ("PSNR, in dB", [9.0])]
+    assert Table("Held out", ["step 0 (best)"], measured) == view.table()
+    assert view.quarters() is None
