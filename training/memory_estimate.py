@@ -1,8 +1,9 @@
 """How much memory a run will need, counted before it starts.
 
-Shown by the commands, also with `--dry-run`. The forward pass of one image is run on tensors that
-have shapes and no contents, and what autograd would keep for the backward pass is added up: that
-follows the architecture by itself, where a formula would have to be kept in step with it.
+Shown by the commands, also with `--dry-run`. Forward passes are run on tensors that have shapes and
+no contents, and what autograd would keep for the backward pass is added up: that follows the
+architecture by itself, where a formula would have to be kept in step with it. What two images keep
+beyond one is an image's; the rest, bfloat16 copies of weights above all, is there once.
 """
 
 import os
@@ -19,7 +20,7 @@ from model.config import GeneratorConfig, TokenizerConfig
 from model.generator import Generator
 from model.tokenizer import Tokenizer
 from training.generator_stage import generator_loss
-from training.mixed_precision import autocast
+from training.mixed_precision import Precision, autocast
 from training.recomputation import recompute_blocks
 from training.trainer_config import TrainerConfig
 
@@ -93,9 +94,10 @@ def estimate_generator(
 ) -> MemoryEstimate:
     """Estimate a generator's training, after `narrow` has frozen what is not trained of it."""
 
-    def run(generator: Generator) -> Tensor:
-        tokens = torch.zeros(1, config.num_tokens, config.bits_per_token, dtype=torch.uint8)
-        class_ids = torch.zeros(1, dtype=torch.int64)
+    def run(generator: Generator, num_images: int) -> Tensor:
+        shape = num_images, config.num_tokens, config.bits_per_token
+        tokens = torch.zeros(shape, dtype=torch.uint8)
+        class_ids = torch.zeros(num_images, dtype=torch.int64)
         return generator_loss(generator, tokens, class_ids, 1.0)
 
     with torch.device("meta"):
@@ -112,8 +114,8 @@ def estimate_tokenizer(config: TokenizerConfig, training: TrainerConfig) -> Memo
     for it, and its frozen original is added, which is weights and nothing else.
     """
 
-    def run(tokenizer: Tokenizer) -> Tensor:
-        pixels = torch.zeros(1, 3, config.image_size, config.image_size)
+    def run(tokenizer: Tokenizer, num_images: int) -> Tensor:
+        pixels = torch.zeros(num_images, 3, config.image_size, config.image_size)
         reconstruction: Tensor = tokenizer(pixels).reconstruction
         return reconstruction.square().mean()
 
@@ -133,30 +135,17 @@ def estimate_tokenizer(config: TokenizerConfig, training: TrainerConfig) -> Memo
 
 
 Model = TypeVar("Model", bound=nn.Module)
+Run = Callable[[Model, int], Tensor]  # the model and a number of images -> their loss
 
 
-def _estimate(
-    model: Model, run: Callable[[Model], Tensor], training: TrainerConfig
-) -> MemoryEstimate:
-    kept: dict[StorageWeakRef, int] = {}
-
-    def keep(value: Tensor) -> Tensor:
-        kept[StorageWeakRef(value.untyped_storage())] = value.untyped_storage().nbytes()
-        return value
-
-    with (
-        FakeTensorMode(allow_non_fake_inputs=True),
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value),
-    ):
+def _estimate(model: Model, run: Run[Model], training: TrainerConfig) -> MemoryEstimate:
+    with FakeTensorMode(allow_non_fake_inputs=True):
         model = model.to_empty(device="cpu")
         if training.recompute:
             recompute_blocks(model)
-        with autocast("cpu", training.precision):
-            loss = run(model)
-        parameters = list(model.parameters())
-        own = {StorageWeakRef(value.untyped_storage()) for value in parameters}
-        per_image = sum(num_bytes for storage, num_bytes in kept.items() if storage not in own)
-        del loss
+        one, two = (_kept_bytes(model, run, number, training.precision) for number in (1, 2))
+    per_image, parameters = two - one, list(model.parameters())
+    num_images = training.batch_size // training.micro_batches
     num_all = sum(value.numel() for value in parameters)
     num_trained = sum(value.numel() for value in parameters if value.requires_grad)
     return MemoryEstimate(
@@ -165,10 +154,28 @@ def _estimate(
         gradients=FLOAT_BYTES * num_trained,
         optimiser=2 * FLOAT_BYTES * num_trained,
         average=FLOAT_BYTES * num_trained if training.average_decay is not None else 0,
-        activations=per_image * (training.batch_size // training.micro_batches),
+        activations=one + per_image * (num_images - 1),
         num_trained=num_trained,
         saved=FLOAT_BYTES * sum(value.numel() for value in model.state_dict().values()),
     )
+
+
+def _kept_bytes(model: Model, run: Run[Model], num_images: int, precision: Precision) -> int:
+    """Return what autograd keeps of `num_images` for the backward pass, beside the weights."""
+    kept: dict[StorageWeakRef, int] = {}
+
+    def keep(value: Tensor) -> Tensor:
+        kept[StorageWeakRef(value.untyped_storage())] = value.untyped_storage().nbytes()
+        return value
+
+    own = {StorageWeakRef(value.untyped_storage()) for value in model.state_dict().values()}
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value),
+        autocast("cpu", precision),
+    ):
+        loss = run(model, num_images)
+    assert loss.requires_grad  # and alive up to here, with all that it keeps
+    return sum(num_bytes for storage, num_bytes in kept.items() if storage not in own)
 
 
 def available_bytes(device: torch.device) -> int:
