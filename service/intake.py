@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from service.errors import Draining, Gone, NotReady, QueueFull, ServiceError
-from service.jobs import Job
+from service.jobs import IdempotencyKey, Job
 from service.metrics import Metrics
-from service.queue_policy import backlog_s, id_mismatch
+from service.queue_policy import backlog_s, id_mismatch, key_mismatch
 from service.schemas import GenerationRequest
 from service.served_models import ServedModel, ServedModels
 from service.settings import Settings
@@ -55,14 +55,14 @@ class Intake:
         """
         with self._counting_refusals(served.info.name):
             job = make_job(body, served.info, self.settings, asking)
+            key = idempotency_of(body, asking)
             self.check_not_draining()
+            await self._check_key(served, job.owner, key)
             if not await self._is_known(served, asking.job_id):
                 await self.check_has_worker(served)
                 if body.timeout_s is not None:
                     await self._check_deadline(served, job)
-            job_id = await served.queue.admit(
-                job, idempotency=idempotency_of(body, asking), is_awaited=asking.is_awaited
-            )
+            job_id = await served.queue.admit(job, idempotency=key, is_awaited=asking.is_awaited)
         if asking.repeats_as is None:
             return job
         known = await served.queue.find(job_id, with_result=False)
@@ -83,6 +83,13 @@ class Intake:
                     raise id_mismatch()
                 return True
         return False
+
+    async def _check_key(self, served: ServedModel, owner: str, key: IdempotencyKey | None) -> None:
+        """Raise IdempotencyMismatch if a key stands for a request to another model: that one's
+        queue alone knows of it."""
+        for other in self.models:
+            if key and other is not served and await other.queue.knows_key(owner, key):
+                raise key_mismatch()
 
     async def _check_deadline(self, served: ServedModel, job: Job) -> None:
         """Raise QueueFull if what waits already takes longer than the job may."""

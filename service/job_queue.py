@@ -48,6 +48,9 @@ class JobQueue(Protocol):
         another fingerprint or of another owner.
         """
 
+    async def knows_key(self, owner: str, key: IdempotencyKey) -> bool:
+        """Say whether `owner` has used the key here, for this request or another."""
+
     async def wait(self, job_id: str) -> JobOutcome:
         """Return the outcome of `job_id` once it has one.
 

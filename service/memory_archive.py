@@ -115,6 +115,10 @@ class IdempotencyKeys:
             raise key_mismatch()
         return job_id
 
+    def knows(self, owner: str, key: IdempotencyKey) -> bool:
+        """Say whether `key` stands for any request of `owner`."""
+        return (owner, key.key_hash) in self._known
+
     def add(self, owner: str, key: IdempotencyKey, job_id: str) -> None:
         """Let `key` stand for a job from now on."""
         name = owner, key.key_hash

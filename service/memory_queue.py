@@ -67,7 +67,7 @@ class MemoryJobQueue:
         job: Job,
         *,
         idempotency: IdempotencyKey | None = None,
-        is_awaited: bool = True,  # noqa: ARG002 - nothing is lost here
+        is_awaited: bool = True,  # noqa: ARG002
     ) -> str:
         if idempotency and (known_id := self._idempotency.find(job.owner, idempotency)):
             first = self._book.find(known_id)
@@ -102,6 +102,9 @@ class MemoryJobQueue:
         self._book.unfinished[job.id] = record
         heappush(self._deadlines, (record.expires_at, job.id))
         self._book.requeue(record)
+
+    async def knows_key(self, owner: str, key: IdempotencyKey) -> bool:
+        return self._idempotency.knows(owner, key)
 
     async def wait(self, job_id: str) -> JobOutcome:
         record = self._book.known(job_id)
@@ -156,8 +159,7 @@ class MemoryJobQueue:
             self._archive.answered(job_id)
 
     async def state(self, job_id: str) -> JobState | None:
-        record = self._book.find(job_id)
-        return record.state if record else None
+        return record.state if (record := self._book.find(job_id)) else None
 
     async def workers(self) -> tuple[WorkerStatus, ...]:
         return tuple(self._workers.values())

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from service.auth import is_open
+from service.schemas import WORD
 
 KEYS: dict[str, dict[str, str]] = {
     "bearer": {
@@ -15,6 +16,7 @@ KEYS: dict[str, dict[str, str]] = {
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same."},
 }
 REFUSALS = {"401": "No key, one that is not known, or one that has expired", "403": "Forbidden"}
+BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
 
 
@@ -35,7 +37,24 @@ class Application(FastAPI):
             for schema in ("HTTPValidationError", "ValidationError"):
                 document["components"]["schemas"].pop(schema, None)
             document["components"]["securitySchemes"] = KEYS
+            _tidy(document)
         return super().openapi()
+
+
+def _tidy(part: Any) -> None:
+    """Write the bounds of integers as integers, and leave out those that are none to a client."""
+    if isinstance(part, list):
+        for member in part:
+            _tidy(member)
+    if not isinstance(part, dict):
+        return
+    if part.get("type") == "integer":
+        for bound in BOUNDS & part.keys():
+            part[bound] = int(part[bound])
+        if part.get("exclusiveMaximum") == WORD:
+            del part["exclusiveMaximum"]
+    for member in part.values():
+        _tidy(member)
 
 
 def _need_key(operation: dict[str, Any]) -> None:

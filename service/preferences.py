@@ -23,7 +23,7 @@ class Preference:
 
 def read_preference(header: str | None) -> Preference:
     """Return what `header` prefers: `wait=N` bounds the wait, `respond-async` alone means none."""
-    asked = dict(_preferences(header or ""))
+    asked = dict(reversed(list(_preferences(header or ""))))  # of two alike the first counts
     wait = asked.get("wait", "")
     if wait.isascii() and wait.isdecimal() and len(wait) <= 6:
         applied = f"wait={int(wait)}"

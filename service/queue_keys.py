@@ -78,6 +78,9 @@ class Keys:
     def partials(self, job_id: str) -> str:
         return f"{self.prefix}p:{job_id}"
 
+    def idempotency_key(self, owner: str, key_hash: str) -> str:
+        return f"{self.prefix}idem:{owner}:{key_hash}"
+
     def heartbeat(self, worker: str) -> str:
         return f"{self.prefix}h:{worker}"
 

@@ -112,6 +112,9 @@ class RedisJobQueue:
             raise quota_exceeded(number, policy.quota_of(job), workers)
         raise queue_full(job, number, policy.max_queued_cost, workers)
 
+    async def knows_key(self, owner: str, key: IdempotencyKey) -> bool:
+        return await self._reader.knows_key(owner, key.key_hash)
+
     async def wait(self, job_id: str) -> JobOutcome:
         while True:
             view = await self._changed(job_id, None, None)

@@ -65,6 +65,12 @@ class RedisReader:
         partials, result = rest if with_result else ((), None)
         return StoredJob(job_id, fields, rank, num_ready, int(cost or 0), partials, result)
 
+    async def knows_key(self, owner: str, key_hash: str) -> bool:
+        """Say whether an idempotency key of `owner` stands for a request. Raises:
+        QueueUnavailable."""
+        key = self._keys.idempotency_key(owner, key_hash)
+        return bool(await command(self._client, "EXISTS", key))
+
     async def workers(self) -> tuple[WorkerStatus, ...]:
         """Return what each live worker last said of itself."""
         names = await command(self._client, "ZRANGE", self._keys.workers, 0, -1)

@@ -15,12 +15,13 @@ from service.jobs import OutputFormat, Priority, ResponseFormat
 MAX_METADATA_ENTRIES = 16
 MAX_PARTIAL_IMAGES = 3
 MAX_ROUNDS = 1024  # of a schedule; the published models reveal at most 256 bits in one step
+WORD = 2**31  # that no number reaches whose bound depends on the model or on settings
 
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
-Bits = Annotated[int, Field(ge=1, lt=2**31)]
+Bits = Annotated[int, Field(ge=1, lt=WORD)]
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
-ClassIndex = Annotated[int, Field(ge=0, lt=2**31)]
+ClassIndex = Annotated[int, Field(ge=0, lt=WORD)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 GuidanceScale = Annotated[float, Field(ge=1, le=MAX_GUIDANCE_SCALE)]
 Temperature = Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)]
@@ -47,7 +48,7 @@ class GenerationRequest(BaseModel):
     class_ids: list[ClassIndex] | None = Field(
         None, min_length=1, description="Indices of several classes; num_images of each are made."
     )
-    num_images: int = Field(1, ge=1, lt=2**31, description="Images, of each class.")
+    num_images: int = Field(1, ge=1, lt=WORD, description="Images, of each class.")
     seed: Seed | None = Field(
         None,
         description="Image i has seed (seed + i) mod 2^32. Drawn and returned if left out.",

@@ -7,7 +7,7 @@ import pytest
 from tests import chaos
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_nothing_is_lost_whatever_dies() -> None:
     """1,000 jobs, 20 worker kills, 5 server kills, 5 pauses between computed and stored, 2 jobs
     that kill their workers: every image arrives, only those two are dead, nothing is left over."""

@@ -14,12 +14,12 @@ from service.answers import Answering, GenerationEvents, path_of
 from service.caller import base_url_of, caller_of
 from service.delivery import Delivery, Seen, job_lost
 from service.errors import NotFound
-from service.headers import IdempotencyKey, Prefer
+from service.headers import IdempotencyKey, Preferred, joined
 from service.intake import Intake
 from service.jobs import JobState, KnownJob
 from service.negotiation import EVENTS_TYPE, OFFERED, Answer, choose_answer, raw_format
 from service.outcomes import result_of
-from service.preferences import read_preference
+from service.preferences import Preference
 from service.refusals import JsonRoute
 from service.schemas import (
     Generation,
@@ -107,7 +107,7 @@ class GenerationRoutes:
         self,
         body: GenerationRequest,
         request: Request,
-        prefer: Prefer = None,
+        preference: Preferred,
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         """Make images of a class and answer with them.
@@ -116,29 +116,28 @@ class GenerationRoutes:
         events: `progress`, `partial_image`, and `completed` with the JSON answer or `error`. A
         client that leaves cancels its job, unless it sent an idempotency key or a preference.
         """
-        return await self._make(body, request, prefer, idempotency_key=idempotency_key)
+        return await self._make(body, request, preference, idempotency_key=idempotency_key)
 
     async def put(
         self,
         job_id: Annotated[str, Path(pattern=JOB_ID, description="An id of your own.")],
         body: GenerationRequest,
         request: Request,
-        prefer: Prefer = None,
+        preference: Preferred,
     ) -> Response:
         """Make images, once: repeated under its id, a request attaches to the job in progress."""
-        return await self._make(body, request, prefer, job_id=job_id)
+        return await self._make(body, request, preference, job_id=job_id)
 
     async def _make(
         self,
         body: GenerationRequest,
         request: Request,
-        prefer: str | None,
+        preference: Preference,
         *,
         idempotency_key: str | None = None,
         job_id: str | None = None,
     ) -> Response:
-        answer = choose_answer(request.headers.get("accept"), body.output_format)
-        preference = read_preference(prefer)
+        answer = choose_answer(joined(request, "accept"), body.output_format)
         asking = Asking(
             caller=caller_of(request),
             output_format=raw_format(answer),

@@ -8,6 +8,7 @@ from service.answers import Answering
 from service.caller import base_url_of, caller_of
 from service.delivery import Delivery
 from service.errors import InvalidRequest, UnsupportedMediaType
+from service.headers import joined
 from service.images import MEDIA_TYPES, Pixels
 from service.intake import Intake
 from service.jobs import KnownJob
@@ -54,7 +55,7 @@ class ReproductionRoutes:
         The body is the PNG. The Accept header chooses the answer: JSON, or the new PNG with the
         verdict in the header `X-Pixels-Matched`.
         """
-        answer = choose_answer(request.headers.get("accept"), "png", OFFERED)
+        answer = choose_answer(joined(request, "accept"), "png", OFFERED)
         _check_type(request.headers.get("content-type", ""))
         original = await asyncio.to_thread(Original.read, await request.body())
         _check_is_single(original)

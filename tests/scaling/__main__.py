@@ -146,8 +146,7 @@ def shares() -> str:
     outcomes = {
         "as it is": Simulation(as_is).run(),
         "progress once a second": Simulation(replace(as_is, progress_s=1.0)).run(),
-        "claims only when there is news": Simulation(replace(as_is, asks_each_turn=False)).run(),
-        "both": Simulation(replace(as_is, progress_s=1.0, asks_each_turn=False)).run(),
+        "claims at every turn": Simulation(replace(as_is, asks_each_turn=True)).run(),
     }
     verbs = sorted(outcomes["as it is"].shares.items(), key=lambda item: -item[1])
     rows = [[verb, *(f"{o.shares[verb]:.1%}" for o in outcomes.values())] for verb, _ in verbs]

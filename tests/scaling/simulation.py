@@ -3,8 +3,8 @@
 The server is one thread: calls are served in the order in which they come, each for as long as it
 was measured to take (costs.py). A worker is K slots that are filled by claims and each give an
 image after a fixed time; between, it does what service/worker.py does: it looks for jobs when the
-bell rings, when a turn ends and every half second, renews, reports, tells how far it is. What is
-left out: the time of the API processes, of which there are as many as are needed, and faults.
+bell rings, when a slot is free again and every second, renews, reports, tells how far it is. What
+is left out: the time of the API processes, of which there are as many as are needed, and faults.
 """
 
 import heapq
@@ -19,7 +19,7 @@ from service.queue_policy import QueuePolicy
 from service.redis_client import BLOCKING_S
 from service.redis_watch import RECONCILE_S
 from service.redis_work import HEARTBEAT_S
-from service.worker import PROGRESS_INTERVAL_S
+from service.worker import LOOK_AGAIN_S, PROGRESS_INTERVAL_S
 from tests.scaling.costs import VerbCosts
 
 POLICY = QueuePolicy(max_queued_cost=1)
@@ -38,11 +38,11 @@ class Scenario:
     num_apis: int = 2
     network_s: float = 0.0001  # one way
     lengths: Literal["fixed", "exponential"] = "fixed"  # of images; a real one's is fixed
-    # As workers do: one with room asks whenever a turn ends, not only when there is news; one
-    # without keeps a ring of the bell to itself that it hears, and does not pass it on.
-    asks_each_turn: bool = True
     progress_s: float = PROGRESS_INTERVAL_S
-    hears_when_full: bool = True
+    # What workers do not do: one with room asks whenever a turn ends, not only when there is news;
+    # one without keeps a ring of the bell to itself that it hears, and does not pass it on.
+    asks_each_turn: bool = False
+    hears_when_full: bool = False
     warm_up_s: float = 10.0
     measured_s: float = 30.0
     seed: int = 0
@@ -210,7 +210,7 @@ class Simulation:
         return min(worker.images[0][0], self._now + longest_s)
 
     def _asks(self, worker: _Worker) -> bool:
-        is_time = self._now >= worker.asked_at + BLOCKING_S
+        is_time = self._now >= worker.asked_at + LOOK_AGAIN_S
         return self._scenario.asks_each_turn or worker.has_news or is_time
 
     def _listen(self, worker: _Worker) -> None:

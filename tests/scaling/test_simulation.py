@@ -11,7 +11,7 @@ from tests.scaling.simulation import Outcome, Scenario, Simulation
 
 IDEAL = Scenario(
     num_workers=1, num_slots=1, image_s=0.01, costs=VerbCosts.free(), network_s=0.0,
-    asks_each_turn=False, hears_when_full=False, progress_s=1e9,
+    progress_s=1e9,
 )  # fmt: skip
 
 
@@ -83,6 +83,18 @@ def test_a_ring_kept_by_a_full_worker_makes_jobs_wait() -> None:
     passed_on, kept = run(scenario), run(replace(scenario, hears_when_full=True))
     assert passed_on.mean_wait_s < kept.mean_wait_s
     assert passed_on.wait_s(0.9) < 0.01
+
+
+def test_asking_at_every_turn_costs_the_server_more() -> None:
+    """Workers that ask only when there is news leave it time, and their jobs wait no longer."""
+    scenario = Scenario(
+        num_workers=20, num_slots=8, image_s=2.0, costs=VerbCosts.load("digits"), rate=40.0,
+        warm_up_s=5, measured_s=40,
+    )  # fmt: skip
+    told, asking = run(scenario), run(replace(scenario, asks_each_turn=True))
+    assert 2 * told.shares["empty claims"] < asking.shares["empty claims"]
+    assert told.redis_load < asking.redis_load
+    assert told.mean_wait_s < 0.005
 
 
 def test_runs_are_repeatable() -> None:

@@ -275,6 +275,24 @@ async def test_the_openapi_document_says_what_is_answered() -> None:
         assert 200 == (await h.generate(**example)).status_code
 
 
+async def test_the_openapi_document_has_the_bounds_that_mean_something() -> None:
+    """An integer's bounds are integers; that it must fit into a machine's word goes without saying,
+    and what does not is refused all the same."""
+    async with running() as h:
+        document = (await h.client.get("/openapi.json")).json()
+        fields = document["components"]["schemas"]["GenerationRequest"]["properties"]
+        assert {"type": "integer", "minimum": 0} == fields["class_id"]["anyOf"][0]
+        seed = fields["seed"]["anyOf"][0]
+        assert "0 4294967295" == f"{seed['minimum']} {seed['maximum']}"
+        assert {"type": "number", "minimum": 1.0, "maximum": 30.0} == (
+            fields["guidance_scale"]["anyOf"][0]
+        )
+        bodies: list[dict[str, Any]] = [{"class_id": 2**31}, {"class_id": 1, "num_images": 10**12}]
+        for body in bodies:
+            reply = await h.generate(**body)
+            assert 400 == reply.status_code
+
+
 def test_the_api_does_not_import_torch() -> None:
     """Importing the API, the server and the worker's loop leaves torch unimported."""
     script = (

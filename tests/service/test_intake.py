@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from service.caller import Caller
 from service.errors import IdempotencyMismatch, NotReady
 from service.intake import Intake
 from service.jobs import Job, WorkerPhase, WorkerStatus
@@ -41,8 +42,12 @@ class Door:
 
     async def put(self, number: int = 0, **body: Any) -> Job:
         """Ask the model of that number for images under `MINE`."""
+        return await self.ask(number, Asking(job_id=MINE), **body)
+
+    async def ask(self, number: int, asking: Asking, **body: Any) -> Job:
+        """Ask the model of that number for images."""
         request = GenerationRequest.model_validate({"class_id": 1, **body})
-        return await self._intake.submit(self.models[number], request, Asking(job_id=MINE))
+        return await self._intake.submit(self.models[number], request, asking)
 
 
 async def test_to_attach_takes_neither_a_worker_nor_time() -> None:
@@ -66,3 +71,15 @@ async def test_an_id_stands_for_one_model() -> None:
     with pytest.raises(IdempotencyMismatch):
         await door.put(1)
     assert await door.models[1].queue.state(MINE) is None
+
+
+async def test_an_idempotency_key_stands_for_one_model() -> None:
+    """It is the same as with an id, for its owner; another's key is another key."""
+    door, key = Door(), "order-1"
+    await door.workers_are("ready")
+    made = await door.ask(0, Asking(idempotency_key=key))
+    assert made == await door.ask(0, Asking(idempotency_key=key))
+    with pytest.raises(IdempotencyMismatch, match="the idempotency key"):
+        await door.ask(1, Asking(idempotency_key=key))
+    assert 0 == (await door.models[1].queue.stats()).num_accepted
+    await door.ask(1, Asking(idempotency_key=key, caller=Caller(owner="somebody else")))

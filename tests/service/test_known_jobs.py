@@ -245,6 +245,16 @@ async def test_a_key_outlives_the_record_of_its_job(ends: Ends) -> None:
         await ends.api.admit(job("e"), idempotency=replace(key, fingerprint="other"))
 
 
+async def test_a_key_is_known_to_be_used(ends: Ends) -> None:
+    """By its owner alone, with whatever body, and as long as it stands for a request."""
+    key = IdempotencyKey(key_hash="k", fingerprint="body")
+    await ends.api.admit(job("a", owner="ann"), idempotency=key)
+    assert await ends.api.knows_key("ann", key)
+    assert await ends.api.knows_key("ann", replace(key, fingerprint="other"))
+    assert not await ends.api.knows_key("bob", key)
+    assert not await ends.api.knows_key("ann", replace(key, key_hash="l"))
+
+
 async def test_a_record_outlives_its_result(short: Ends) -> None:
     """The images go first: then the job has still succeeded, and nobody can have them."""
     await succeed(short, "a")

@@ -19,6 +19,7 @@ from service.preferences import Preference, read_preference
     ("wait=²", Preference()),
     ("wait=99999999999", Preference()),
     (",;=,", Preference()),
+    ("wait=5, wait=10", Preference(5.0, "wait=5")),  # the first counts
 ])  # fmt: skip
 def test_only_waiting_is_understood(header: str | None, expected: Preference) -> None:
     """`respond-async` and a whole number of seconds; anything else has no effect."""

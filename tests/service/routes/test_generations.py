@@ -200,6 +200,23 @@ async def test_an_id_has_a_pattern(services: Services, job_id: str) -> None:
         assert 404 == (await h.client.get(f"{URL}/{job_id}")).status_code
 
 
+async def test_a_header_may_come_in_several_lines(services: Services) -> None:
+    """Prefer and Accept are lists: their lines count together, in whichever the word stands."""
+    async with services.running() as h:
+        for lines in (["respond-async", "wait=20"], ["return=minimal", "respond-async, wait=20"]):
+            reply = await h.client.post(
+                URL, json={"class_id": 3}, headers=[("prefer", line) for line in lines]
+            )
+            assert (200, "respond-async, wait=20") == (
+                reply.status_code, reply.headers["preference-applied"],
+            )  # fmt: skip
+        for lines in (["text/html", "image/png"], ["image/webp;q=0.5", "image/png", "text/html"]):
+            reply = await h.client.post(
+                URL, json={"class_id": 3}, headers=[("accept", line) for line in lines]
+            )
+            assert (200, "image/png") == (reply.status_code, reply.headers["content-type"])
+
+
 async def test_an_idempotency_key_makes_a_repeated_request_the_same(services: Services) -> None:
     """The images are made once; another body under the key is refused."""
     async with services.running() as h:
