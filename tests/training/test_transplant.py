@@ -72,7 +72,14 @@ def test_other_grid_stretches_the_position_tables() -> None:
     rows = cell_rows(ramp, old, new)[0, new.prefix_len : new.prefix_len + 64, 0].reshape(8, 8)
     assert (rows.diff(dim=1) > 0).all()
     assert rows.diff(dim=0).abs().max() < 1e-5
-    larger = transplant(tiny_generator(dtype=torch.float32), OLD, new, OLD, 0.0)
+    donor = tiny_generator(dtype=torch.float32)
+    larger = transplant(donor, OLD, new, OLD, 0.0)
+    assert torch.equal(Generator(new).trunk.cos, larger.trunk.cos)
+    assert len(donor.trunk.cos) < len(larger.trunk.cos)
+    prefix = slice(0, old.prefix_len)
+    for name in (*CELL_TABLES, SEQUENCE_TABLE):
+        ours, theirs = larger.get_parameter(name), donor.get_parameter(name)
+        assert torch.equal(theirs[:, prefix], ours[:, prefix])
     order = torch.arange(64)[None]
     latents = larger.trunk(torch.zeros(1, 64, 4, dtype=torch.int64), torch.zeros(1).long(), order)
     assert (1, 64, 32) == tuple(latents.shape)
