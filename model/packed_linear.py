@@ -2,8 +2,8 @@
 
 The engine's layers are built from these. On the CPU, oneDNN's blocked layout reads bfloat16 weights
 one and a half times as fast as plain rows at one image, and float32 twice as fast at eight; on a
-GPU the rows are right as they are. Both compute x Wᵀ + b. The two oneDNN operators are private
-names of torch, in place since 2.0 because its compiler emits them; without them rows stay plain.
+GPU the rows are right as they are. Both compute x Wᵀ + b. The oneDNN operators are private names of
+torch, in place since 2.1 because its compiler emits them; without them rows stay plain.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.fp8 import Fp8Linear
+from model.huge_pages import use_huge_pages
 from model.layers import NORM_EPS, BitEmbedding, SwiGLU
+
+OPERATORS = ("_linear_pointwise", "_reorder_linear_weight", "data_ptr", "_nbytes")
 
 
 class PackedLinear:
@@ -30,6 +33,8 @@ class PackedLinear:
             if self.is_packed
             else weight
         )
+        if self.is_packed:
+            use_huge_pages(*where_packed(self.weight))
 
     @classmethod
     def of(cls, linear: nn.Linear, dtype: torch.dtype) -> "PackedLinear":
@@ -56,8 +61,14 @@ def can_pack(weight: Tensor) -> bool:
         weight.device.type == "cpu"
         and weight.dtype in (torch.float32, torch.bfloat16)
         and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and all(hasattr(torch.ops.mkldnn, name) for name in OPERATORS)
     )
+
+
+def where_packed(weight: Tensor) -> tuple[int, int]:
+    """Return the address and the bytes of a weight in the blocked layout."""
+    operators = torch.ops.mkldnn
+    return operators.data_ptr(weight), operators._nbytes(weight)  # noqa: SLF001
 
 
 class PackedSwiGLU:
