@@ -6,11 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from tests.training.test_trainer import assert_same, final_state, rows
 from tests.training.tiny_runs import generator_stage, make_trainer, trainer_config
@@ -22,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 def together(
     folder: Path,
-    stage: str = "generator_stage",
+    stage: str = "tests.training.tiny_runs:generator_stage",
     *,
     count: int = 2,
     fatal_step: int | None = None,
@@ -80,6 +83,26 @@ def test_killed_processes_resume_bitwise(alone: Path, tmp_path: Path) -> None:
     assert_same(final_state(tmp_path)["model"], final_state(alone)["model"])
     steps = [row["step"] for row in rows(tmp_path) if row["split"] == "train"]
     assert list(range(1, 13)) == steps
+
+
+def test_gradients_travel_once_a_step(tmp_path: Path) -> None:
+    """Of a batch in five parts four are held back; the last one brings the sum to the others."""
+    calls: list[str] = []
+
+    class Listening(OneProcess):
+        def joined(self, module: nn.Module) -> nn.Module:
+            module.register_forward_hook(lambda *_: calls.append("part"))
+            return module
+
+        @contextmanager
+        def held_back(self, joined: Any) -> Iterator[None]:
+            calls.append("(")
+            yield
+            calls.append(")")
+
+    config = trainer_config(num_steps=1).but(micro_batches=5)
+    make_trainer(generator_stage(), tmp_path, config, processes=Listening()).fit()
+    assert 4 * ["(", "part", ")"] + ["part"] == calls
 
 
 def test_batch_must_be_shared_evenly(tmp_path: Path) -> None:

@@ -1,26 +1,41 @@
 """One of several processes that train a tiny model: started by torchrun in a test.
 
-`torchrun … tests/training/tiny_processes.py FOLDER OPTIONS`; the options are JSON: `stage`, whose
-function in `tiny_runs.py` makes it, changes to the trainer's `settings`, and `fatal_step`, in which
-every process kills itself with SIGKILL.
+`torchrun … tests/training/tiny_processes.py FOLDER OPTIONS`; the options are JSON: `stage`, the
+module and function that makes it, changes to the trainer's `settings`, and `fatal_step`, in which
+every process kills itself with SIGKILL. Beside what the trainer writes the folder gets the finished
+weights, and how often gradients of shares were added up over processes.
 """
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.training import tiny_runs
 from tests.training.tiny_runs import Dying, make_trainer, trainer_config
 from training.processes import find_processes
+
+
+class Counted:
+    """A function that counts its calls."""
+
+    def __init__(self, function: Any) -> None:
+        self.function, self.num_calls = function, 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.num_calls += 1
+        return self.function(*args, **kwargs)
+
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
-    stage = getattr(tiny_runs, options["stage"])()
+    module, _, name = options["stage"].partition(":")
+    stage = getattr(import_module(module), name)()
     if "fatal_step" in options:
         stage.__class__ = Dying
         Dying.fatal_step = options["fatal_step"]
@@ -28,6 +43,9 @@ if __name__ == "__main__":
     config = config.model_validate({**config.to_json(), **options["settings"]})
     processes = find_processes("cpu")
     assert processes.count > 1
+    reduce = Counted(torch.distributed.reduce_scatter_single)
+    torch.distributed.reduce_scatter_single = reduce
     model = make_trainer(stage, folder, config, processes=processes).fit()
     if processes.is_main:
         torch.save(model.state_dict(), folder / "finished.pt")
+        (folder / "reductions.txt").write_text(str(reduce.num_calls), "utf-8")
