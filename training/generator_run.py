@@ -259,7 +259,7 @@ def _describe(run: GeneratorRun, data: _Data, tokenizer: Tokenizer, session: Ses
     session.tell(
         "generator",
         f"{run.name}, {size.num_tokens} tokens of {size.bits_per_token} bits, width {size.width}, "
-        f"depth {size.depth}; images of {tokenizer.config.image_size} px",
+        f"depth {size.depth}, {size.head} head; images of {tokenizer.config.image_size} px",
     )
     session.tell(
         "data",

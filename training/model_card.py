@@ -40,6 +40,7 @@ bar generate --model DIR --class "{first_class}" --output one.png
 | | |
 |---|---|
 | classes | {classes} |
+| head | {head}, {head_width} wide |
 | guidance scale, temperature | {guidance_scale:g}, {temperature:g} |
 | unmask schedule | {schedule} |
 | trained on | {data} |
@@ -75,6 +76,8 @@ def card_text(run: GeneratorRun, class_names: Sequence[str], best: Mapping[str, 
         num_classes=len(class_names),
         num_tokens=run.generator.num_tokens,
         bits_per_token=run.generator.bits_per_token,
+        head=run.generator.head,
+        head_width=run.generator.head_width,
         samples=SAMPLES_FILE,
         first_class=class_names[0],
         classes=", ".join(class_names[:MAX_NAMES]) + (f", and {more} more" if more > 0 else ""),

@@ -198,5 +198,7 @@ def test_a_run_with_a_bit_head_ends_in_a_model_that_draws(tmp_path: Path) -> Non
     assert 0 == train.main([*command, *data])
     info = zoo.resolve(tmp_path / "run" / "model")
     assert ("bit", (24,)) == (info.generator.head, info.sampling.unmask_schedule)
+    card = (tmp_path / "run" / "model" / "README.md").read_text("utf-8")
+    assert "| head | bit, 128 wide |" in card
     image = ImageRequest(class_id=1, seed=0, sampling=info.sampling)
     assert (1, 64, 64, 3) == generate(*load_model(info), [image]).shape
