@@ -106,6 +106,11 @@ class GeneratorConfig(JsonConfig):
         return self.head == "masked_bit"
 
     @property
+    def max_rounds(self) -> int:
+        """The longest schedule: a bit in each round, or all in one."""
+        return self.bits_per_token if self.has_rounds else 1
+
+    @property
     def tokens_per_side(self) -> int:
         return self.grid_size // self.patch_size
 

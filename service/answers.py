@@ -196,6 +196,7 @@ def model_card(
         num_classes=info.generator.num_classes,
         num_steps=info.generator.num_tokens,
         bits_per_token=info.generator.bits_per_token,
+        max_rounds=info.generator.max_rounds,
         numerics=_numerics(worker) if worker else None,
         defaults=SamplingDefaults(
             guidance_scale=info.sampling.guidance_scale,

@@ -238,6 +238,7 @@ class ModelCard(BaseModel):
     num_classes: int
     num_steps: int = Field(description="Steps of one image, always the same.")
     bits_per_token: int
+    max_rounds: int = Field(description="Of a schedule; 1 where a token is drawn at once.")
     numerics: Numerics | None = Field(description="null while the model is loading.")
     defaults: SamplingDefaults
     limits: ModelLimits

@@ -14,6 +14,7 @@ import { readEvents } from "./sse.js";
  * @property {number} num_classes
  * @property {number} num_steps
  * @property {number} bits_per_token
+ * @property {number} max_rounds
  * @property {{precision: string, is_exact: boolean, determinism: string} | null} numerics
  * @property {{guidance_scale: number, temperature: number, unmask_schedule: number[], order: "raster" | "random"}} defaults
  * @property {{max_images: number, max_timeout_s: number}} limits

@@ -19,8 +19,9 @@ export function readSchedule(text) {
  * Say what is wrong with a schedule, or "".
  * @param {number[]} schedule
  * @param {number} bitsPerToken
+ * @param {number} maxRounds 1 of a model that draws a token at once
  */
-export function scheduleProblem(schedule, bitsPerToken) {
+export function scheduleProblem(schedule, bitsPerToken, maxRounds = bitsPerToken) {
   if (!schedule.length) return `Give the bits of each round; together they make ${bitsPerToken}.`;
   if (!schedule.every((bits) => Number.isInteger(bits) && bits > 0)) {
     return "Each round reveals a whole number of bits, at least 1.";
@@ -30,7 +31,9 @@ export function scheduleProblem(schedule, bitsPerToken) {
     return `Rounds must not decrease: ${schedule[drop]} stands after ${schedule[drop - 1]}.`;
   }
   const sum = total(schedule);
-  if (sum === bitsPerToken) return "";
+  if (sum === bitsPerToken) {
+    return schedule.length > maxRounds ? "This model draws all bits of a token in one round." : "";
+  }
   const difference = Math.abs(bitsPerToken - sum);
   return `The rounds make ${sum} bits, ${difference} too ${sum < bitsPerToken ? "few" : "many"}: a token has ${bitsPerToken}.`;
 }

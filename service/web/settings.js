@@ -70,7 +70,7 @@ export function problemsOf(settings, card) {
     seed: numberProblem("seed", settings.seed),
     guidance_scale: numberProblem("guidance_scale", settings.guidance_scale),
     temperature: numberProblem("temperature", settings.temperature),
-    unmask_schedule: scheduleProblem(settings.unmask_schedule, card.bits_per_token),
+    unmask_schedule: scheduleProblem(settings.unmask_schedule, card.bits_per_token, card.max_rounds),
   };
   return new Map(Object.entries(found).filter(([, problem]) => problem));
 }

@@ -152,7 +152,14 @@ async def test_another_model_brings_its_own_settings_and_classes(browser: Browse
     ):
         (card,) = (await h.client.get("/v1/models")).json()["data"]
         own = {**card["defaults"], "guidance_scale": 5.5, "unmask_schedule": [2, 3]}
-        other = {**card, "id": "bar-x", "num_classes": 2, "bits_per_token": 5, "defaults": own}
+        other = {
+            **card,
+            "id": "bar-x",
+            "num_classes": 2,
+            "bits_per_token": 5,
+            "max_rounds": 5,
+            "defaults": own,
+        }
         names = [
             {"class_id": i, "wordnet_id": None, "name": name, "names": [name]}
             for i, name in enumerate(("ant", "bee"))

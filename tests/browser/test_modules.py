@@ -96,6 +96,14 @@ async def test_a_schedule_is_judged_as_the_server_does(browser: Browser) -> None
             assert (200 == reply.status_code) == (problem == ""), (problem, reply.text)
 
 
+async def test_a_model_of_one_round_has_one_schedule(browser: Browser) -> None:
+    """Where a token is drawn at once, more rounds are a mistake, whatever they sum to."""
+    async with page_of(browser) as visit:
+        assert "" == await call(visit, "schedule.js", "scheduleProblem", [16], 16, 1)
+        problem = await call(visit, "schedule.js", "scheduleProblem", [8, 8], 16, 1)
+        assert "This model draws all bits of a token in one round." == problem
+
+
 async def test_even_schedules_are_right_for_any_number_of_rounds(browser: Browser) -> None:
     """They sum to the bits of a token and never decrease."""
     async with page_of(browser) as visit:

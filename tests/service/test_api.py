@@ -204,8 +204,9 @@ async def test_models_are_listed_with_their_defaults_and_limits() -> None:
         listed = (await h.client.get("/v1/models")).json()
         (card,) = listed["data"]
         assert ("list", "model", "digits") == (listed["object"], card["object"], card["id"])
-        assert (10, 16, 16, IMAGE_SIZE) == (
-            card["num_classes"], card["num_steps"], card["bits_per_token"], card["image_size"],
+        assert (10, 16, 16, 16, IMAGE_SIZE) == (
+            card["num_classes"], card["num_steps"], card["bits_per_token"], card["max_rounds"],
+            card["image_size"],
         )  # fmt: skip
         defaults = fake_info().sampling.to_json()
         assert json.loads(json.dumps(defaults)) == card["defaults"]
