@@ -156,9 +156,11 @@ class Trainer:
 
     def _measure(self, model: nn.Module, sheet: Path) -> Metrics:
         torch.manual_seed(derive_seed(self.seed, self.stage.name, "held-out"))
-        with torch.no_grad(), self.learner.autocast():
-            metrics = self.stage.validate(model)
-            sheet.parent.mkdir(parents=True, exist_ok=True)
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        with torch.no_grad():
+            with self.learner.autocast():
+                metrics = self.stage.validate(model)
+            # Sampling keeps keys and values in the precision of the weights.
             self.stage.draw(model, sheet)
         return metrics
 

@@ -1,6 +1,7 @@
 """The training loop: exact resume, safe stops, refusal of numbers that are not finite."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,8 +152,36 @@ def test_best_weights_are_left_in_the_model(tmp_path: Path) -> None:
 def test_other_settings_are_refused(tmp_path: Path) -> None:
     """A folder of a run with another number of steps is not continued."""
     make_trainer(generator_stage(), tmp_path).fit()
-    with pytest.raises(TrainingError, match="other settings"):
+    with pytest.raises(TrainingError, match="other settings: num_steps 12, now 13"):
         make_trainer(generator_stage(), tmp_path, trainer_config(num_steps=13))
+
+
+def test_how_steps_are_computed_may_change(uninterrupted: Path, tmp_path: Path) -> None:
+    """A run goes on with blocks that are computed again and more checkpoints, bitwise."""
+    stop = iter([False] * 4 + [True])
+    with pytest.raises(TrainingStopped):
+        make_trainer(generator_stage(), tmp_path, should_stop=lambda: next(stop)).fit()
+    changed = trainer_config().but(recompute=True, sharding="full", checkpoint_every=3)
+    make_trainer(generator_stage(), tmp_path, changed).fit()
+    ours, theirs = final_state(tmp_path), final_state(uninterrupted)
+    for part in ("model", "optimiser", "average", "best"):
+        assert_same(ours[part], theirs[part], part)
+
+
+def test_full_disk_ends_the_run_with_its_last_checkpoint(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a checkpoint does not fit the run ends; with room again it goes on bitwise."""
+    trainer = make_trainer(generator_stage(), tmp_path)
+    full = shutil.disk_usage(tmp_path)._replace(free=0)
+    with monkeypatch.context() as patch, pytest.raises(TrainingError, match="make room"):
+        usage = shutil.disk_usage
+        patch.setattr(shutil, "disk_usage", lambda p: full if trainer.step > 5 else usage(p))
+        trainer.fit()
+    again = make_trainer(generator_stage(), tmp_path)
+    assert 4 == again.step
+    again.fit()
+    assert_same(final_state(uninterrupted), final_state(tmp_path))
 
 
 @pytest.mark.parametrize("make_stage", [generator_stage, tokenizer_stage])
@@ -168,6 +197,17 @@ def test_pictures_begin_at_step_zero(uninterrupted: Path) -> None:
     """A sample grid stands beside each validation, the first from untrained weights."""
     names = sorted(path.name for path in (uninterrupted / "samples").iterdir())
     assert [f"step-{step:08}.png" for step in (0, 4, 8, 12)] == names
+
+
+def test_half_precision_trains_measures_and_draws(tmp_path: Path) -> None:
+    """A generator in bfloat16, in parts and recomputed, ends with finite weights and pictures; its
+    weights, and so its samples, stay in float32."""
+    config = trainer_config(num_steps=3)
+    halves = config.but(precision="bfloat16", micro_batches=2, recompute=True)
+    model = make_trainer(generator_stage(), tmp_path, halves).fit()
+    assert all(value.isfinite().all() for value in model.parameters())
+    assert {torch.float32} == {value.dtype for value in model.parameters()}
+    assert 2 == len(list((tmp_path / "samples").iterdir()))
 
 
 def test_only_the_last_checkpoints_are_kept(uninterrupted: Path) -> None:
