@@ -1,14 +1,16 @@
 """The picture of a sweep: distance against time, precision against recall, each with its front.
 
-Drawn by `bar sweep` after every row. The points of a front carry their settings, as far as the
-sweep varied them.
+Drawn by `bar sweep` after every row. Letters on a front stand for settings, told below as far as
+the sweep varied them.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from model.config import SamplingConfig
 from training.pictures import save_figure
@@ -21,7 +23,7 @@ FRONT, OTHERS, BEST = "tab:blue", "0.7", "tab:orange"
 def save_plot(folder: Path, sweep: Sweep) -> None:
     """Draw one panel, or two where precision and recall were measured."""
     varied = sweep.variety_front()
-    figure = Figure(figsize=(5.5 * (2 if varied else 1), 4.2), layout="constrained")
+    figure = Figure(figsize=(5.5 * (2 if varied else 1), 5.0), layout="constrained")
     axes = figure.add_subplot(1, 2 if varied else 1, 1)
     _panel(axes, sweep, sweep.speed_front(), _time_and_distance)
     axes.set(xlabel="time per image, ms", ylabel=sweep.names["frechet"])
@@ -56,21 +58,19 @@ def _panel(axes: Any, sweep: Sweep, front: Sequence[Row], place: Place) -> None:
         markersize=14,
         label=f"best {sweep.names[sweep.best_by]}",
     )
-    across = [place(row)[0] for row in sweep.rows]
-    middle = (min(across) + max(across)) / 2
-    for row in front:
-        is_right = place(row)[0] > middle  # where a label to the right would leave the panel
-        axes.annotate(
-            _label(row.sampling, [other.sampling for other in sweep.rows]),
-            place(row),
-            xytext=(-7 if is_right else 7, 5),
-            textcoords="offset points",
-            horizontalalignment="right" if is_right else "left",
-            fontsize=8,
-        )
-    axes.margins(0.15)
+    entries, texts = axes.get_legend_handles_labels()
+    settings = [row.sampling for row in sweep.rows]
+    for letter, row in zip(ascii_uppercase, front, strict=False):
+        axes.annotate(letter, place(row), xytext=(4, 5), textcoords="offset points")
+        entries.append(Line2D([], [], linestyle="none"))
+        texts.append(f"{letter}: {_label(row.sampling, settings)}")
+    axes.margins(0.1)
     axes.grid(visible=True, alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
+    # Below the panel: labels at the points would lie over each other.
+    axes.legend(
+        entries, texts, loc="upper left", bbox_to_anchor=(0, -0.13), ncols=2, frameon=False,
+        fontsize=8, handlelength=1.2,
+    )  # fmt: skip
 
 
 def _label(sampling: SamplingConfig, others: Sequence[SamplingConfig]) -> str:
