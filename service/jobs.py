@@ -184,6 +184,7 @@ class WorkerStatus:
 
     name: str
     phase: WorkerPhase
+    revision: str = ""  # of the model, by the files that it has
     num_slots: int = 0
     free_slots: int = 0
     step_s: float = 0.0  # duration of a recent step, smoothed; 0 before the first

@@ -7,27 +7,42 @@ they do not exist.
 import asyncio
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from model.zoo import ModelInfo
-from service.errors import NotFound
+from service.errors import NotFound, QueueUnavailable
 from service.job_queue import JobQueue
 from service.jobs import JobState, KnownJob, WorkerStatus
 
 JOB_ID = r"^[A-Za-z0-9_-]{8,64}$"
 
 
-@dataclass(frozen=True)
+@dataclass
 class ServedModel:
-    """A model and the queue of its jobs."""
+    """A model and the queue of its jobs. Where its files are on other machines only, its revision
+    is what its workers say."""
 
     info: ModelInfo
     queue: JobQueue
 
+    def __post_init__(self) -> None:
+        self._has_files = bool(self.info.revision)
+
     async def ready_worker(self) -> WorkerStatus | None:
         """Return a worker that takes jobs of this model, None if there is none."""
         workers = await self.queue.workers()
-        return next((worker for worker in workers if worker.phase == "ready"), None)
+        ready = next((worker for worker in workers if worker.phase == "ready"), None)
+        if ready and not self._has_files and ready.revision != self.info.revision:
+            self.info = replace(self.info, revision=ready.revision)
+        return ready
+
+    async def described(self) -> ModelInfo:
+        """Return what is known of the model now."""
+        if not self.info.revision:
+            with suppress(QueueUnavailable):
+                await self.ready_worker()
+        return self.info
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,7 @@ class ServedModels:
             for served in self:
                 known = await served.queue.find(job_id, with_result=with_result)
                 if known and known.job.owner == owner:
+                    await served.described()
                     return FoundJob(served, known)
         raise unknown_job()
 

@@ -232,6 +232,8 @@ class Worker:
         turn = await self._thread.call(partial(self._driver.turn, dropped, admitted, has_news))
         self._scheduler.advance(turn.shares, turn.step_times_s)
         self._scheduler.finish(turn.full)
+        if turn.full and not self._scheduler.job_ids:
+            self._look_at = 0.0  # a job that runs alone may have waited for this
         self._health.note_work(is_in_flight=bool(self._scheduler.job_ids))
         self._account(turn)
         return turn

@@ -37,6 +37,7 @@ async def run_worker(parts: WorkerParts, on_ready: Callable[[], None]) -> None:
         status = WorkerStatus(
             name=parts.name,
             phase="warming_up",
+            revision=parts.info.revision,
             num_slots=engine.num_slots,
             precision=engine.precision.name,
             is_batch_invariant=engine.batch_invariant,

@@ -2,7 +2,7 @@
 -- ARGV: worker, then id and token of each job that the engine really holds
 
 even_when_full()
-local lost = {}
+local worker, lost = ARGV[4], {}
 for i = 5, #ARGV, 2 do
   local id, token = ARGV[i], ARGV[i + 1]
   local job = redis.call('HMGET', job_key(id), 'state', 'token', 'deadline')
@@ -13,9 +13,11 @@ for i = 5, #ARGV, 2 do
     lost[#lost + 1] = id
   else
     redis.call('ZADD', LEASE, 'XX', n(now + policy.lease_us), id)
-    if redis.call('HGET', META, 'solo_job') == id then
-      redis.call('HSET', META, 'solo_until', n(now + policy.lease_us))
-    end
   end
+end
+-- Whoever runs a job alone, or empties its slots for one, has its turn as long as it lives: were
+-- a slow worker's turn lost to another, and then to the next, such a job might wait for ever.
+if #lost < (#ARGV - 4) / 2 and redis.call('HGET', META, 'solo_worker') == worker then
+  redis.call('HSET', META, 'solo_until', n(now + policy.lease_us))
 end
 return lost

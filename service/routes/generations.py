@@ -153,7 +153,8 @@ class GenerationRoutes:
         job = await self._intake.submit(served, body, asking)
         is_kept = preference.is_async or asking.repeats_as is not None
         delivery = Delivery(served, self._intake, job, is_kept=is_kept)
-        answering = Answering(served.info, base_url_of(request, self._intake.settings))
+        info = await served.described()
+        answering = Answering(info, base_url_of(request, self._intake.settings))
         if answer == "events":
             return delivery.events(GenerationEvents(answering), Seen())
         if preference.wait_s is None:

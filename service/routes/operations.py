@@ -60,5 +60,5 @@ class OperationsRoutes:
         return Response(text, media_type=CONTENT_TYPE)
 
     async def version(self) -> Version:
-        info = self._models.default.info
+        info = await self._models.default.described()
         return Version(version=__version__, model=info.name, model_revision=info.revision)

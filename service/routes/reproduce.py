@@ -61,13 +61,14 @@ class ReproductionRoutes:
         _check_is_single(original)
         served = self._intake.models.find(original.record.model)
         request.state.model_name = served.info.name
-        body = original.request_to(served.info)
-        pixels = await asyncio.to_thread(original.pixels_of, served.info)
+        info = await served.described()
+        body = original.request_to(info)
+        pixels = await asyncio.to_thread(original.pixels_of, info)
         asking = Asking(caller=caller_of(request), output_format="png", is_single=True)
         job = await self._intake.submit(served, body, asking)
         delivery = Delivery(served, self._intake, job, is_kept=False)
         known = await delivery.result(request.receive)
-        answering = Answering(served.info, base_url_of(request, self._intake.settings))
+        answering = Answering(info, base_url_of(request, self._intake.settings))
         verdict = await asyncio.to_thread(_verdict, original, pixels, content_of(known))
         if answer == "png":
             response = answering.image(known)

@@ -200,6 +200,11 @@ MUTANTS = [
         on_a_server.an_id_lives_twice,
     ),
     Mutant(
+        "a slow worker loses its turn",
+        {"if #lost < (#ARGV - 4) / 2 and redis.call": "if false and redis.call"},
+        on_a_server.test_a_slow_worker_keeps_its_turn,
+    ),
+    Mutant(
         "to forget again prolongs",
         {"if not kept_until or kept_until > ": "if now + "},
         fact(known.test_an_answered_job_is_known_for_a_minute),

@@ -256,6 +256,31 @@ async def test_one_worker_at_a_time_runs_suspects(ends: Ends, redis_server: Redi
         assert ["c", "d"] == sorted(claim.job.id for claim in await second.claim(16))
 
 
+async def test_a_slow_worker_keeps_its_turn(ends: Ends, redis_server: RedisServer) -> None:
+    """Who empties its slots for a suspect gets it, however long that takes: were the turn lost to
+    the next busy worker, and by that one again, the suspect would wait for ever."""
+    await ends.api.admit(job("c"))
+    (busy,) = await ends.work.claim(1)
+    async with second_worker(ends, redis_server) as second:
+        await ends.api.admit(job("a"))
+        for _ in range(POLICY.solo_from_crashes):
+            assert 1 == len(await second.claim(1))
+            second._held = {}
+            await ends.advance(2 * POLICY.lease_s, renewing=["c"])
+        assert [] == await ends.claimed(1), "its turn is next"
+        await ends.api.admit(job("d"))
+        assert ["d"] == [claim.job.id for claim in await second.claim(1)]
+        for _ in range(3):
+            ends.clock.now += POLICY.lease_s / 2
+            await ends.renew("c")
+            await second._scripts.renew(second.name, second._holds())
+            await ends.reap()
+        await ends.api.admit(job("e"))
+        assert ["e"] == [claim.job.id for claim in await second.claim(1)]
+        await ends.work.complete(busy, RESULT)
+        assert ["a"] == await ends.claimed(1)
+
+
 async def test_a_lost_reply_enqueues_nothing_twice(redis_server: RedisServer) -> None:
     """Each verb survives the loss of its reply and happens once."""
     redis_server.flush()
