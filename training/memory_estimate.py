@@ -186,5 +186,8 @@ def available_bytes(device: torch.device) -> int:
 
 
 def gigabytes(num_bytes: int) -> str:
-    """Return bytes as 1.2 GB, or 34 MB where that says more."""
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
+    """Return bytes as 1.2 GB, or 34 MB or 5 kB where that says more."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.{1 if unit == 'GB' else 0}f} {unit}"
+    return f"{num_bytes / 1e3:.0f} kB"

@@ -5,14 +5,15 @@ metrics and pictures; nothing is claimed that was not measured.
 """
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from training.config_files import to_yaml
-from training.metrics_log import MetricsLog
+from training.metrics_log import METRICS_FILE, MetricsLog
 from training.run_config import GeneratorRun
 from training.run_folder import RUN_FILE
-from training.trainer import METRICS_FILE
 
 CARD_FILE = "README.md"
 SAMPLES_FILE = "samples.png"
@@ -30,11 +31,11 @@ tags: [bar, image-generation, class-conditional]
 A BAR generator ([arXiv 2602.09024](https://arxiv.org/abs/2602.09024)) of {num_classes} classes,
 {num_tokens} tokens of {bits_per_token} bits, trained with bar-serve.
 
-![One column for each class, as drawn at the end of training]({samples})
+![One class a column, drawn with the weights of step {best_step}]({samples})
 
 ```sh
 bar serve --model DIR                                  # this directory
-bar generate --model DIR --class "{first_class}" --output one.png
+bar generate --model DIR --class {first_class} --output one.png
 ```
 
 | | |
@@ -46,7 +47,7 @@ bar generate --model DIR --class "{first_class}" --output one.png
 | trained on | {data} |
 | steps, batch | {num_steps}, {batch_size} |
 | held-out bit loss, in nats | {bit_loss:.4f} at step {best_step} |
-
+{accuracy}
 The loss is measured in raster order on images that were not trained on; it says how well bits are
 predicted, not how good images look, and is no FID. All settings are in {run_file}.
 """
@@ -79,8 +80,9 @@ def card_text(run: GeneratorRun, class_names: Sequence[str], best: Mapping[str, 
         head=run.generator.head,
         head_width=run.generator.head_width,
         samples=SAMPLES_FILE,
-        first_class=class_names[0],
-        classes=", ".join(class_names[:MAX_NAMES]) + (f", and {more} more" if more > 0 else ""),
+        first_class=quote(class_names[0]),
+        classes=", ".join(map(_cell, class_names[:MAX_NAMES]))
+        + (f", and {more} more" if more > 0 else ""),
         guidance_scale=run.sampling.guidance_scale,
         temperature=run.sampling.temperature,
         schedule=", ".join(map(str, run.sampling.unmask_schedule)),
@@ -89,5 +91,18 @@ def card_text(run: GeneratorRun, class_names: Sequence[str], best: Mapping[str, 
         batch_size=run.training.batch_size,
         bit_loss=best["bit_loss"],
         best_step=best["step"],
+        accuracy=_accuracy(best),
         run_file=RUN_FILE,
     )
+
+
+def _cell(text: str) -> str:
+    """Return a name as text of a table in Markdown, whatever it looks like."""
+    return escape(" ".join(text.split()), quote=False).replace("|", r"\|")
+
+
+def _accuracy(best: Mapping[str, Any]) -> str:
+    """Return a line of the table, which runs of earlier versions have not measured."""
+    if "bit_accuracy" not in best:
+        return ""
+    return f"| held-out hidden bits guessed right | {best['bit_accuracy']:.1%} |\n"

@@ -22,7 +22,7 @@ from training.memory_estimate import MemoryEstimate, available_bytes, gigabytes
 from training.processes import Processes
 from training.progress import Progress, format_duration
 from training.randomness import derive_seed
-from training.report import Report, RunFacts, StageFacts
+from training.report import REPORT_FILE, Report, RunFacts, StageFacts
 from training.stage import Stage
 from training.trackers import choose_trackers, open_trackers
 from training.trainer import ALONE, NOBODY, Trainer
@@ -59,6 +59,11 @@ class Session:
     def say(self, text: str) -> None:
         """Write lines, over a line of progress if one stands there."""
         print(f"\r\x1b[K{text}" if self.stream.isatty() else text, file=self.stream, flush=True)
+
+    def conclude(self, text: str) -> None:
+        """Write what came of the run where a command's result goes, once for all processes."""
+        if self.processes.is_main:
+            print(text)
 
     def tell(self, name: str, value: str) -> None:
         """Say a fact of the run, and keep it for the report."""
@@ -147,7 +152,7 @@ def open_report(
     """
     commands = dict(facts.commands)
     if session.command:
-        commands = {"Go on": session.resume_command, **commands}
+        commands = {"This run; it goes on where it stopped": session.resume_command, **commands}
     machine = describe_machine(session.device, session.processes.count)
     about = {**session.about, **machine}
     return Report(session.folder, replace(facts, about=about, commands=commands), stages, before)
@@ -203,5 +208,6 @@ def _say_what_it_took(session: Session, stage: Stage, trainer: Trainer, first_st
     speed = f", {total.images_per_s:.1f} images/s, {total.data_wait:.0%} waiting for data"
     session.say(
         f"{stage.name}: {num_steps} steps{now} in {format_duration(trainer.elapsed_s)}"
-        f"{speed if total.images else ''}; best held-out {stage.objective} {trainer.best:.4g}"
+        f"{speed if total.images else ''}; best held-out {stage.objective} {trainer.best:.4g}; all "
+        f"of it in {session.folder / REPORT_FILE}"
     )

@@ -52,7 +52,7 @@ def _generator(arguments: argparse.Namespace) -> None:
             plan(run, session)
             return
         directory = train_generator(run, session)
-    print(f"the model is in {directory}: bar serve --model {directory}")
+    session.conclude(f"the model is in {directory}: bar serve --model {directory}")
 
 
 def _lora(arguments: argparse.Namespace) -> dict[str, float]:
@@ -79,7 +79,7 @@ def _decoder(arguments: argparse.Namespace) -> None:
             plan(run, session)
             return
         directory = finetune_decoder(run, arguments.model, session)
-    print(f"the model is in {directory}: bar serve --model {directory}")
+    session.conclude(f"the model is in {directory}: bar serve --model {directory}")
 
 
 def _parser() -> argparse.ArgumentParser:

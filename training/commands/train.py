@@ -32,7 +32,7 @@ def _tokenizer(arguments: argparse.Namespace) -> None:
             plan(run, session)
             return
         directory = train_tokenizer(run, session)
-    print(
+    session.conclude(
         f"the tokenizer is in {directory}:\n"
         f"bar train generator --tokenizer {arguments.output} --data {shown(run.data.path)}"
     )
@@ -48,7 +48,7 @@ def _generator(arguments: argparse.Namespace) -> None:
             plan(run, session)
             return
         directory = train_generator(run, session)
-    print(f"the model is in {directory}: bar serve --model {directory}")
+    session.conclude(f"the model is in {directory}: bar serve --model {directory}")
 
 
 def _digits(arguments: argparse.Namespace) -> None:
@@ -60,7 +60,7 @@ def _digits(arguments: argparse.Namespace) -> None:
             plan(recipe, session)
             return
         directory = train_digits(recipe, session)
-    print(f"the model is in {directory}: bar serve --model {directory}")
+    session.conclude(f"the model is in {directory}: bar serve --model {directory}")
 
 
 def _parser() -> argparse.ArgumentParser:
