@@ -144,4 +144,4 @@ def open_held_out(run_folder: Path, size: int) -> ImageSet:
     _, held_out = stratified_split(
         source.class_ids[good], data.held_out_share, data.max_held_out, data.split_seed
     )
-    return CroppedPictures(f"held out of {data.path.name}", source, good[held_out], size)
+    return CroppedPictures(f"held out of {data.name}", source, good[held_out], size)

@@ -33,15 +33,10 @@ class LoraConfig(Section):
     """Adapters of a finetuning."""
 
     rank: int = Field(ge=1)
-    alpha: float | None = Field(default=None, gt=0)  # over the rank, how much adapters count
+    alpha: float | None = Field(default=None, gt=0)  # over the rank: how much adapters count
     dropout: float = Field(default=0.0, ge=0, lt=1)  # of what adapters read
     layers: tuple[str, ...] = Field(default=LAYERS, min_length=1)  # names of linear layers
     also_trained: tuple[str, ...] = ()  # weights trained whole, by name with wildcards
-
-    @property
-    def scale(self) -> float:
-        """What an adapter's product is multiplied with."""
-        return 1.0 if self.alpha is None else self.alpha / self.rank
 
 
 def add_adapters(
@@ -61,15 +56,13 @@ def add_adapters(
     names = [name for name, _ in generator.named_parameters()]
     kept = fitting(names, frozen)
     whole = (fitting(names, config.also_trained) | set(fresh)) - kept
-    layers = _chosen(generator, config, kept | whole)
-    if layers:
-        adapters = peft.LoraConfig(
-            r=config.rank,
-            lora_alpha=config.scale * config.rank,
-            lora_dropout=config.dropout,
-            target_modules=layers,
-        )
-        peft.inject_adapter_in_model(adapters, generator, ADAPTER)
+    adapters = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.rank if config.alpha is None else config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=_chosen(generator, config, kept | whole),
+    )
+    peft.inject_adapter_in_model(adapters, generator, ADAPTER)
     for name, parameter in generator.named_parameters():
         # A layer with an adapter has its own weights one level deeper.
         parameter.requires_grad_(".lora_" in name or name.replace(".base_layer", "") in whole)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -368,8 +369,10 @@ def test_flags_that_cannot_be_are_one_line(
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_default_layers_are_the_documented_ones() -> None:
-    """The flag's help names the layers that get adapters."""
+def test_default_layers_and_weight() -> None:
+    """The layers are those that the flag's help names; adapters count once unless alpha says."""
     assert ("qkv", "proj", "w12", "w3") == LAYERS == LoraConfig(rank=1).layers
-    assert 1.0 == LoraConfig(rank=7).scale
-    assert 2.0 == LoraConfig(rank=7, alpha=14).scale
+    for alpha, scale in ((None, 1.0), (14.0, 2.0)):
+        generator = adapted(LoraConfig(rank=7, alpha=alpha))
+        layer: Any = generator.get_submodule("trunk.blocks.0.attn.qkv")
+        assert scale == layer.scaling["default"]
