@@ -11,6 +11,7 @@ Rows lie interleaved, 2i conditional and 2i + 1 unconditional, so that the first
 contiguous view of the cache, with both branches or (every second row) one. Source: paper §3.3.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from model.layers import NORM_EPS, causal_attention, merge_heads
 from model.packed_linear import PackedLinear, PackedNorm, PackedSwiGLU, bit_table, fuse
 from model.transformer import FIRST_CLASS_ROW, Block, Transformer
 
-Attend = Callable[[int, Tensor], Tensor]  # layer, qkv (rows, N, 3D) -> (rows, N, D)
+Attend = Callable[[int, Tensor], Tensor]  # layer, qkv (M, 3D) -> (M, D)
 Kernel = Callable[..., Tensor]
 
 
@@ -105,18 +106,18 @@ class FastTrunk:
         condition = self._class_embed[classes].expand(config.class_repeat, -1)
         x = torch.cat([self._class_token, condition])
         x = x + self._own_position[sequence] + self._target_position[target]  # (P, D)
-        modulations = self.modulations(classes, sequence).transpose(0, 1)[:, None]
+        modulations = self.modulations(classes, sequence).transpose(0, 1)
         turns = self._turns(sequence[None], target[None])
         keys, values = [], []
 
         def attend(layer: int, qkv: Tensor) -> Tensor:
-            q, k, v = self._split(layer, qkv, turns)
+            q, k, v = self._split(layer, qkv[None], turns)
             keys.append(k[0])
             values.append(v[0])
-            return merge_heads(causal_attention(q, k, v))
+            return merge_heads(causal_attention(q, k, v))[0]
 
-        x = self._run_blocks(x[None], modulations, attend)
-        return Prefix(torch.stack(keys), torch.stack(values), self._to_latent(x[0, -1:])[0])
+        x = self._run_blocks(x, modulations, attend)
+        return Prefix(torch.stack(keys), torch.stack(values), self._to_latent(x[-1:])[0])
 
     def decode_step(
         self,
@@ -142,15 +143,16 @@ class FastTrunk:
         sequence = _to_rows(config.prefix_len + token_index, branches)
         rows = slice(2 * slots.start, 2 * slots.stop, 2 // branches)
         attend = self._attend_cached(cache, rows, sequence, self._turns(own, target))
-        by_layer = modulations.permute(2, 1, 0, 3).flatten(1, 2)[:, :, None]  # (depth, rows, 1, 6D)
-        x = self._run_blocks(x[:, None], by_layer, attend)
-        return self._to_latent(x[:, 0]).reshape(num_slots, branches, -1).transpose(0, 1)
+        by_layer = modulations.permute(2, 1, 0, 3).flatten(1, 2)  # (depth, rows, 6D)
+        x = self._run_blocks(x, by_layer, attend)
+        return self._to_latent(x).reshape(num_slots, branches, -1).transpose(0, 1)
 
     def _run_blocks(self, x: Tensor, modulations: Tensor, attend: Attend) -> Tensor:
-        """Shapes: x (rows, N, D); modulations (depth, rows, N, 6D)."""
+        """Run M positions, of one row or of as many: x (M, D); modulations (depth, M, 6D)."""
+        parts = modulations.unflatten(-1, (6, -1)).unbind()  # depth times (M, 6, D)
         for layer, block in enumerate(self._blocks):
-            shift1, scale1, gate1, shift2, scale2, gate2 = modulations[layer].chunk(6, dim=-1)
-            qkv = block.qkv(torch.addcmul(shift1, block.norm1(x), scale1))  # (rows, N, 3D)
+            shift1, scale1, gate1, shift2, scale2, gate2 = parts[layer].unbind(1)
+            qkv = block.qkv(torch.addcmul(shift1, block.norm1(x), scale1))  # (M, 3D)
             x = torch.addcmul(x, gate1, block.proj(attend(layer, qkv)))
             x = torch.addcmul(x, gate2, block.mlp(torch.addcmul(shift2, block.norm2(x), scale2)))
         return x
@@ -161,20 +163,19 @@ class FastTrunk:
         """Return the attention of one new position of each of `rows`, at its `sequence` index."""
         if self._kernel is not None:
             return partial(self._attend_by_kernel, cache, rows, sequence, turns)
-        visible = torch.arange(self._config.sequence_len, device=sequence.device)
-        visible = (visible <= sequence[:, None])[:, None, None]
+        position = torch.arange(self._config.sequence_len, device=sequence.device)
+        hidden = (position > sequence[:, None])[:, None, None]
+        # Added to the scores; from a mask of truth values every layer would make this itself.
+        mask = torch.zeros_like(hidden, dtype=self._dtype).masked_fill_(hidden, -math.inf)
         row = torch.arange(len(sequence), device=sequence.device)
 
         def attend(layer: int, qkv: Tensor) -> Tensor:
-            q, k, v = self._split(layer, qkv, turns)
+            q, k, v = self._split(layer, qkv[:, None], turns)
             keys, values = cache.keys[layer, rows], cache.values[layer, rows]
             keys[row, :, sequence] = saturate(k[:, :, 0], keys.dtype)
             values[row, :, sequence] = saturate(v[:, :, 0], values.dtype)
-            return merge_heads(
-                F.scaled_dot_product_attention(
-                    q, keys.to(q.dtype), values.to(q.dtype), attn_mask=visible
-                )
-            )
+            keys, values = keys.to(q.dtype), values.to(q.dtype)
+            return merge_heads(F.scaled_dot_product_attention(q, keys, values, mask))[:, 0]
 
         return attend
 
@@ -189,13 +190,13 @@ class FastTrunk:
     ) -> Tensor:
         assert self._kernel is not None
         return self._kernel(
-            qkv[:, 0],
+            qkv,
             self._blocks[layer].gains,
             turns[:, 0],
             cache.keys[layer, rows],
             cache.values[layer, rows],
             sequence,
-        )[:, None]
+        )
 
     def _split(self, layer: int, qkv: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(rows, N, 3D) → normalised and rotated q and k, and v, (rows, H, N, d) each.
@@ -205,9 +206,12 @@ class FastTrunk:
         num_heads, head_dim = self._config.num_heads, self._config.head_dim
         heads = qkv.reshape(*qkv.shape[:2], 3, num_heads, head_dim)
         gains = self._blocks[layer].gains[:, None]
-        both = F.rms_norm(heads[:, :, :2].to(gains.dtype), (head_dim,), None, NORM_EPS) * gains
-        pairs = torch.view_as_complex(both.reshape(*both.shape[:-1], -1, 2)) * turns
-        q, k = torch.view_as_real(pairs).flatten(-2).to(qkv.dtype).transpose(1, 3).unbind(2)
+        both = heads[:, :, :2].to(gains.dtype, copy=True)  # (rows, N, 2, H, d)
+        # An RMSNorm, whose own operator is, on a CPU, a dozen of small ones.
+        norm = torch.linalg.vector_norm(both, dim=-1, keepdim=True)
+        both.mul_(norm.square_().div_(head_dim).add_(NORM_EPS).rsqrt_()).mul_(gains)
+        torch.view_as_complex(both.unflatten(-1, (-1, 2))).mul_(turns)
+        q, k = both.to(qkv.dtype).transpose(1, 3).unbind(2)
         return q, k, heads[:, :, 2].transpose(1, 2)
 
     def _turns(self, own: Tensor, target: Tensor) -> Tensor:
