@@ -50,10 +50,10 @@ def train_tokenizer(run: TokenizerRun, session: Session) -> Path:
     Raises TrainingError if the folder, the data or the settings do not fit; see `Trainer.fit`.
     """
     pictures = _open(run)
+    _describe(run, pictures, session)
     with session.main_first() as is_main:
         if is_main:
             claim(session.folder, to_yaml(run))
-    _describe(run, pictures, session)
     tokenizer = starting_tokenizer(run).to(session.device)
     stage = TokenizerStage(
         tokenizer,

@@ -75,3 +75,21 @@ def test_published_sizes_are_estimated_without_their_memory() -> None:
     tokenizer = TOKENIZERS["bar-fsq-16bits"]
     estimate = estimate_tokenizer(tokenizer.tokenizer, tokenizer.training)
     assert estimate.weights > 1.5 * estimate.gradients
+
+
+def test_processes_share_the_batch_and_on_request_the_model() -> None:
+    """Of four processes each computes a quarter of the batch. In shares each has a quarter of the
+    rest, and a whole copy to measure; gradients of several parts stay whole meanwhile."""
+    recipe = GENERATORS["bar-b"]
+    whole = estimate_generator(recipe.generator, recipe.training)
+    plain = whole.on_each_of(4, recipe.training)
+    assert whole.activations == 4 * plain.activations
+    assert whole.weights == plain.weights
+    training = recipe.training.but(sharding="full")
+    shared = whole.on_each_of(4, training)
+    for part in ("weights", "gradients", "optimiser", "average", "activations"):
+        assert -(-getattr(whole, part) // 4) == getattr(shared, part)
+    assert whole.weights == shared.measured
+    assert "whole copy to measure 1.7 GB" in shared.text()
+    assert whole.gradients == whole.on_each_of(4, training.but(micro_batches=2)).gradients
+    assert whole == whole.on_each_of(1, training)

@@ -1,5 +1,6 @@
 """Checkpoints on disk."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,38 @@ def test_failed_write_keeps_the_old_checkpoint(tmp_path: Path) -> None:
         checkpoints.save(1, {"value": Unwritable()})
     assert 1.0 == read_checkpoint(path)["value"]
     assert [path] == list(tmp_path.iterdir())
+
+
+def test_full_disk_is_noticed_before_the_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint that cannot fit is not begun; the message has both numbers and what to do."""
+    checkpoints = RunCheckpoints(tmp_path)
+    path = checkpoints.save(1, {"value": torch.tensor(1.0)})
+    left = shutil.disk_usage(tmp_path)._replace(free=999_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: left)
+    state = {"model": {"weight": torch.zeros(1000, 250)}, "groups": [torch.zeros(2)]}
+    with pytest.raises(TrainingError, match=r"of 1 MB does not fit .* has 999 kB left; earlier"):
+        checkpoints.save(2, state)
+    with pytest.raises(TrainingError, match="does not fit"):
+        checkpoints.save_best(state)
+    assert [path] == list(tmp_path.iterdir())
+
+
+def test_disk_that_fills_up_meanwhile_costs_the_draft_alone(tmp_path: Path) -> None:
+    """The system refuses a write in the middle of a file: what was there stays, and is whole."""
+    resource = pytest.importorskip("resource", reason="limits of file sizes are of Unix")
+    checkpoints = RunCheckpoints(tmp_path)
+    path = checkpoints.save(1, {"value": torch.tensor(1.0)})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(TrainingError, match=r"cannot write .*step-00000002.*make room"):
+            checkpoints.save(2, {"value": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path] == list(tmp_path.iterdir())
+    assert 1.0 == read_checkpoint(path)["value"]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04truncated"])

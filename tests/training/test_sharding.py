@@ -2,12 +2,13 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
+from model.generator import Generator
 from tests.training.test_processes import together
 from tests.training.test_trainer import assert_same, final_state, rows
 from tests.training.tiny_runs import (
@@ -16,6 +17,7 @@ from tests.training.tiny_runs import (
     tokenizer_stage,
     trainer_config,
 )
+from training.blocks import transformer_blocks
 from training.run_checkpoints import read_checkpoint
 from training.sharding import CPU, Hollow, share, whole
 from training.trainer_config import TrainerConfig
@@ -113,8 +115,7 @@ def test_parts_clipping_and_recomputation_in_shares(tmp_path: Path) -> None:
     assert 0 == done.returncode, done.stderr
     difference = _largest(final_state(tmp_path / "two")["average"], theirs["average"])
     assert 0 < difference < 1e-4
-    model = generator_stage().model
-    num_groups = 1 + len(model.trunk.blocks) + len(model.head.blocks)
+    num_groups = 1 + len(transformer_blocks(generator_stage().model))
     num_reductions = int((tmp_path / "two" / "reductions.txt").read_text("utf-8"))
     assert both.num_steps * num_groups == num_reductions
 
@@ -162,7 +163,7 @@ def test_hollow_model_has_no_weights_until_it_is_filled() -> None:
     model = generator_stage(dropout=0.0).model.eval()
     hollow = Hollow(model)
     assert all(weight.is_meta for weight in hollow._model.parameters())
-    filled = hollow.filled(model)
+    filled = cast(Generator, hollow.filled(model))
     assert_same(dict(filled.state_dict()), dict(model.state_dict()))
     order = torch.arange(model.config.num_tokens)[None]
     bits = torch.zeros(1, model.config.num_tokens, model.config.bits_per_token, dtype=torch.int64)

@@ -173,11 +173,11 @@ def test_full_disk_ends_the_run_with_its_last_checkpoint(
 ) -> None:
     """When a checkpoint does not fit the run ends; with room again it goes on bitwise."""
     trainer = make_trainer(generator_stage(), tmp_path)
-    full = shutil.disk_usage(tmp_path)._replace(free=0)
-    with monkeypatch.context() as patch, pytest.raises(TrainingError, match="make room"):
-        usage = shutil.disk_usage
+    usage, full = shutil.disk_usage, shutil.disk_usage(tmp_path)._replace(free=0)
+    with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda p: full if trainer.step > 5 else usage(p))
-        trainer.fit()
+        with pytest.raises(TrainingError, match="make room"):
+            trainer.fit()
     again = make_trainer(generator_stage(), tmp_path)
     assert 4 == again.step
     again.fit()
