@@ -87,8 +87,8 @@ def train_digits(recipe: DigitsRecipe, session: Session) -> Path:
     Raises TrainingError if the folder holds a run of another recipe; see also `Trainer.fit`.
     """
     data, folder = digits_data.load(PRESET.tokenizer.image_size), session.folder
-    _describe(recipe, data, session)
     claim(folder, json.dumps(recipe.to_json(), indent=2) + "\n", "recipe.json")
+    _describe(recipe, data, session)
     run = _Run(recipe, session, _report(recipe, session))
     tokenizer = run.train_tokenizer(data)
     generator = run.train_generator(tokenizer, data)
