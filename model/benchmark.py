@@ -68,7 +68,7 @@ def run_benchmark(
     """
     device, dtype = generator.trunk.cls_token.device, plan.precision.dtype
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(device)
     say("preparing the engine")
     started = time.perf_counter()
     engine = Engine(
@@ -241,11 +241,11 @@ def _median_s(function: Callable[[], object], device: torch.device) -> float:
 def _seconds(function: Callable[[], object], device: torch.device, times: int) -> Iterator[float]:
     for _ in range(times):
         if device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
         started = time.perf_counter()
         function()
         if device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
         yield time.perf_counter() - started
 
 

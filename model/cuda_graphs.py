@@ -34,7 +34,7 @@ class StepRunner:
     """Runs token steps by their plans."""
 
     def __init__(self, run: Callable[[StepPlan], object], device: torch.device) -> None:
-        self._run, self.has_graphs = run, device.type == "cuda"
+        self._run, self.has_graphs, self._device = run, device.type == "cuda", device
         # Least recently used first; None for a plan that ran once and is captured the next time.
         self._graphs: OrderedDict[StepPlan, torch.cuda.CUDAGraph | None] = OrderedDict()
         self._pool: Any = None  # a handle of torch, whose type has no public name
@@ -95,4 +95,4 @@ class StepRunner:
 
     def _wait(self) -> None:
         """Let running graphs finish before any is destroyed."""
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(self._device)

@@ -17,6 +17,13 @@ def has_cpu_bfloat16() -> bool:
     return any(getattr(torch.cpu, check, bool)() for check in checks)
 
 
+def use_device(device: torch.device) -> None:
+    """Make a GPU this thread's: streams, events, captured graphs and Triton's kernels belong to
+    the current one, which is the first unless somebody says otherwise."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def gpu_memory_bytes(device: torch.device) -> dict[str, int]:
     """Return a GPU's memory: what tensors hold, what this process keeps, what is free, and all of
     it; nothing for another device. Any thread may call it."""

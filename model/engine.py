@@ -8,7 +8,8 @@ not: matrix products of another shape may round differently, so one fixed shape 
 image the same, bit for bit, alone and in company. Without it a step covers only what is occupied
 and guided, which is faster under light load and as exact up to rounding.
 
-Not thread-safe: one thread drives an engine. Source: paper §3.4.
+Not thread-safe: one thread builds and drives an engine, whose GPU becomes that thread's own.
+Source: paper §3.4.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,9 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.batch_limit import BatchLimit
 from model.config import ImageRequest
 from model.cuda_graphs import StepPlan, StepRunner
-from model.device import gpu_memory_bytes
+from model.device import gpu_memory_bytes, use_device
 from model.fast_decoder import Decoding, FastDecoder
 from model.fast_head import ROUNDS_PER_PRODUCT
 from model.fast_heads import prepare_head
@@ -71,9 +73,10 @@ class Engine:
             raise ValueError(f"num_slots must be at least 1, got {num_slots}")
         self.config, self.num_slots, self.precision = generator.config, num_slots, precision
         self.device = generator.trunk.cls_token.device
+        use_device(self.device)
         self.batch_invariant = batch_invariant
         self.stopwatch = Stopwatch(self.device)
-        self.num_out_of_memory = 0
+        self._num_out_of_memory = 0
         dtype, linear = precision.dtype, precision.linear
         self._trunk = FastTrunk(generator.trunk, dtype)
         self._head = prepare_head(generator.head, dtype, linear)
@@ -82,9 +85,11 @@ class Engine:
         self._slots = [Slot() for _ in range(num_slots)]
         self._state = SlotState(self.config, num_slots, self.device, dtype, precision.cache_dtype)
         self._run_step = StepRunner(self._token_step, self.device)
-        self._slots_at_once = num_slots  # fewer after the memory ran out
+        self._limit = BatchLimit(num_slots)
         self.prefixes: PrefixCache[tuple[int, int], Prefix] = PrefixCache(
-            lambda key: self._trunk.prefill(*key), _prefix_cache_bytes(self.device)
+            lambda key: self._trunk.prefill(*key),
+            _prefix_cache_bytes(self.device),
+            is_rare=lambda key: key[1] > 0,  # images in raster order begin at cell 0
         )
         self._modulations: PrefixCache[int, tuple[Tensor]] | None = None
         null_table = self._trunk.null_modulations
@@ -98,6 +103,16 @@ class Engine:
     def free_slots(self) -> int:
         """How many images `admit` takes right now."""
         return sum(slot.request is None for slot in self._slots)
+
+    @property
+    def slots_at_once(self) -> int:
+        """How many slots are computed at once: fewer for a while after the memory ran out."""
+        return self._limit.count
+
+    @property
+    def num_out_of_memory(self) -> int:
+        """How often the memory ran out so far, of steps, prefixes and decodes."""
+        return self._num_out_of_memory + self._decoder.num_out_of_memory
 
     def memory_bytes(self) -> dict[str, int]:
         """Return the memory of the engine's GPU by kind; nothing on a CPU."""
@@ -268,12 +283,13 @@ class Engine:
         """
         start = plan.start
         while start < plan.stop:
-            stop = min(start + self._slots_at_once, plan.stop)
+            stop = min(start + self.slots_at_once, plan.stop)
             if self._try_part(plan._replace(start=start, stop=stop)):
                 start = stop
             else:
-                self._slots_at_once = (stop - start + 1) // 2
+                self._limit.halve(stop - start)
                 self._make_memory()
+        self._limit.grow()
 
     def _try_part(self, part: StepPlan) -> bool:
         """Run part of a step; False where the memory ran out and less of it may do.
@@ -283,13 +299,13 @@ class Engine:
         try:
             self._run_step(part)
         except torch.OutOfMemoryError:
-            if self._slots_at_once == 1 and len(self.prefixes) <= 1:
+            if self.slots_at_once == 1 and len(self.prefixes) <= 1:
                 raise
             return False
         return True
 
     def _make_memory(self) -> None:
-        self.num_out_of_memory += 1
+        self._num_out_of_memory += 1
         while len(self.prefixes) > 1:
             self.prefixes.evict()
         self._run_step.forget()

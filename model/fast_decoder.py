@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.batch_limit import BatchLimit
 from model.image_decoder import unfold_patches
 from model.layers import VitBlock, merge_heads, split_heads
 from model.packed_linear import LinearKind, PackedLinear
@@ -65,7 +66,8 @@ class FastDecoder:
     ) -> None:
         """Without `pad`, fewer images than a batch are decoded as they are, not bit for bit."""
         decoder, self._dtype = tokenizer.decoder, dtype
-        self.batch_size, self._pad = batch_size, pad
+        self._limit, self._pad = BatchLimit(batch_size), pad
+        self.num_out_of_memory = 0
         device = decoder.class_token.device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._config = tokenizer.config
@@ -80,6 +82,11 @@ class FastDecoder:
         assert to_pixels.bias is not None
         self._to_pixels = PackedLinear(to_pixels.weight.flatten(1), to_pixels.bias, dtype)
 
+    @property
+    def batch_size(self) -> int:
+        """How many images are decoded at once: fewer for a while after the memory ran out."""
+        return self._limit.count
+
     @torch.no_grad()
     def start(self, codes: Tensor) -> "Decoding":
         """Begin to decode (B, L, bits_per_latent) codes.
@@ -88,7 +95,7 @@ class FastDecoder:
         """
         if self._stream is None:
             return Decoding(self._decode(codes), None)
-        self._stream.wait_stream(torch.cuda.current_stream())
+        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
         with torch.cuda.stream(self._stream):
             codes.record_stream(self._stream)
             pixels = self._decode(codes)
@@ -106,9 +113,11 @@ class FastDecoder:
             missing = self.batch_size - len(batch) if self._pad else 0
             decoded = self._try_batch(F.pad(batch, (0, 0, 0, 0, 0, missing)))
             if decoded is None:
-                self.batch_size = (self.batch_size + 1) // 2
+                self.num_out_of_memory += 1
+                self._limit.halve(self.batch_size)
             else:
                 images.append(decoded[: len(batch)])
+                self._limit.grow()
         return torch.cat(images)
 
     def _try_batch(self, codes: Tensor) -> Tensor | None:

@@ -10,40 +10,74 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
+# What keys that hardly come again get of the room.
+RARE_SHARE = 1 / 8
+
 Key = TypeVar("Key")
 Value = TypeVar("Value", bound=tuple[Tensor, ...])
 
 
 class PrefixCache(Generic[Key, Value]):
-    """Least recently used values, up to `max_bytes` of them; the newest is always kept."""
+    """Least recently used values, up to `max_bytes` of them; the newest is always kept.
 
-    def __init__(self, compute: Callable[[Key], Value], max_bytes: int) -> None:
-        self._compute, self._max_bytes = compute, max_bytes
-        self._values: OrderedDict[Key, Value] = OrderedDict()
-        self.num_bytes = 0
+    Keys that `is_rare` have a share of that room to themselves: images of random order, each with
+    one of hundreds of first cells, do not crowd out the classes of the others.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[Key], Value],
+        max_bytes: int,
+        is_rare: Callable[[Key], bool] | None = None,
+    ) -> None:
+        self._compute, self._is_rare = compute, is_rare
+        rare_bytes = int(max_bytes * RARE_SHARE) if is_rare else 0
+        self._rare: _Shelf[Key, Value] = _Shelf(rare_bytes)
+        self._common: _Shelf[Key, Value] = _Shelf(max_bytes - rare_bytes)
         self.hits = 0
         self.misses = 0
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._rare.values) + len(self._common.values)
+
+    @property
+    def num_bytes(self) -> int:
+        """What the values held take."""
+        return self._rare.num_bytes + self._common.num_bytes
 
     def get(self, key: Key) -> Value:
         """Return the value of `key`, computing it if it is not held."""
-        if key in self._values:
+        shelf = self._rare if self._is_rare and self._is_rare(key) else self._common
+        if key in shelf.values:
             self.hits += 1
-            self._values.move_to_end(key)
-            return self._values[key]
+            shelf.values.move_to_end(key)
+            return shelf.values[key]
         self.misses += 1
         value = self._compute(key)
-        self._values[key] = value
-        self.num_bytes += _num_bytes(value)
-        while self.num_bytes > self._max_bytes and len(self) > 1:
-            self.evict()
+        shelf.put(key, value)
         return value
 
     def evict(self) -> None:
-        """Drop the value that was not used for longest; KeyError if there is none."""
-        _, value = self._values.popitem(last=False)
+        """Drop the value that was not used for longest, rare ones first; KeyError if there is
+        none."""
+        (self._rare if self._rare.values else self._common).evict()
+
+
+class _Shelf(Generic[Key, Value]):
+    """Values in the order of their last use."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.values: OrderedDict[Key, Value] = OrderedDict()
+        self.num_bytes, self._max_bytes = 0, max_bytes
+
+    def put(self, key: Key, value: Value) -> None:
+        self.values[key] = value
+        self.num_bytes += _num_bytes(value)
+        while self.num_bytes > self._max_bytes and len(self.values) > 1:
+            self.evict()
+
+    def evict(self) -> None:
+        _, value = self.values.popitem(last=False)
         self.num_bytes -= _num_bytes(value)
 
 

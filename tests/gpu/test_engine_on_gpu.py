@@ -283,6 +283,24 @@ def test_after_warming_up_nothing_is_captured(batch_invariant: bool) -> None:
     assert None not in graphs.values()
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs a second CUDA device")
+def test_any_gpu_will_do() -> None:
+    """On the second device, captured and replayed, images are those of the first."""
+    images = random_images(12)
+    expected = draw(tiny_engine(4), images)
+    try:
+        generator, tokenizer = build()
+        engine = Engine(
+            generator.to("cuda:1"),
+            tokenizer.to("cuda:1"),
+            num_slots=4,
+            precision=PRECISIONS["float32"],
+        )
+        assert np.array_equal(expected, draw(engine, images))
+    finally:
+        torch.cuda.set_device(0)
+
+
 GROWING: dict[str, Callable[[], int]] = {
     "allocated": torch.cuda.memory_allocated,
     "reserved": torch.cuda.memory_reserved,

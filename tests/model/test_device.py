@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.device import gpu_memory_bytes, has_cpu_bfloat16, num_physical_cores
+from model.device import gpu_memory_bytes, has_cpu_bfloat16, num_physical_cores, use_device
 
 MISSING = Path("/nowhere/at/all")
 
@@ -95,3 +95,12 @@ def test_either_instruction_set_multiplies_bfloat16(
 def test_a_cpu_has_no_gpu_memory() -> None:
     """Where there is none, none is told of."""
     assert {} == gpu_memory_bytes(torch.device("cpu"))
+
+
+def test_the_second_gpu_becomes_the_threads_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is asked of CUDA for the processor."""
+    used: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", used.append)
+    use_device(torch.device("cpu"))
+    use_device(torch.device("cuda:1"))
+    assert [torch.device("cuda:1")] == used

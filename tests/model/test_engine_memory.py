@@ -16,8 +16,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from model.batch_limit import BatchLimit
 from model.config import ImageRequest
 from model.engine import Engine
+from model.generate import generation_order
 from model.precision import Precision
 from tests.model.tiny import request, tiny_config, tiny_generator, tiny_tokenizer
 
@@ -38,6 +40,11 @@ def tiny_engine(num_slots: int, batch_invariant: bool = True) -> Engine:
         precision=Precision(torch.float64),
         batch_invariant=batch_invariant,
     )
+
+
+def random_order(seed: int) -> ImageRequest:
+    """Return a request of the first image's class whose order belongs to the seed."""
+    return request(class_id=0, seed=seed, unmask_schedule=(16,), order="random")
 
 
 class Limited:
@@ -110,6 +117,20 @@ def test_halving_is_remembered() -> None:
     assert 2 == limited.num_failures
 
 
+def test_steps_grow_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while without a failure more slots are computed at once, up to all, if they fit."""
+    monkeypatch.setattr("model.batch_limit.PATIENCE", 5)
+    engine = tiny_engine(8)
+    limited = limit_head(engine, 2)
+    draw(engine, IMAGES)
+    assert limited.num_failures > 2  # it tried four slots again, in vain
+    assert engine.slots_at_once < 8
+    limited.is_too_much = lambda *_: False
+    for _ in range(20):
+        assert np.array_equal(draw(tiny_engine(8), IMAGES), draw(engine, IMAGES))
+    assert 8 == engine.slots_at_once
+
+
 def test_memory_that_runs_out_at_any_time_costs_no_image() -> None:
     """Failures here and there, in the middle of steps that were halved before."""
     engine, calls = tiny_engine(8), count()
@@ -150,6 +171,22 @@ def test_prefixes_make_room() -> None:
     assert 2 == len(engine.prefixes)
 
 
+def test_prefixes_of_random_orders_are_the_rare_ones() -> None:
+    """They go first, and those of images in raster order stay."""
+    engine = tiny_engine(4)
+    engine.admit(IMAGES[0])
+    seed = next(n for n in range(9) if generation_order(random_order(n), engine.config)[0] > 0)
+    engine.admit(random_order(seed))
+    assert 4 == len(engine.prefixes)
+    engine.prefixes.evict()
+    engine.prefixes.evict()
+    misses = engine.prefixes.misses
+    engine.admit(IMAGES[0])
+    assert misses == engine.prefixes.misses
+    engine.admit(random_order(seed))
+    assert misses + 2 == engine.prefixes.misses
+
+
 def test_an_engine_of_one_slot_gives_up_its_prefixes_first() -> None:
     """With nothing left to halve, a step is tried again without them."""
     engine = tiny_engine(1)
@@ -178,6 +215,15 @@ def test_an_image_that_cannot_be_admitted_takes_no_slot() -> None:
     assert (2, 2) == (engine.free_slots, limited.num_failures)
     limited.is_too_much = lambda *_: False
     assert np.array_equal(draw(tiny_engine(2), IMAGES), draw(engine, IMAGES))
+
+
+def test_a_decode_that_is_halved_is_counted() -> None:
+    """Beside the steps' own failures."""
+    engine = tiny_engine(2)
+    engine._decoder._limit = BatchLimit(4)
+    limited = limit_decoder(engine, 1)
+    assert np.array_equal(draw(tiny_engine(2), IMAGES), draw(engine, IMAGES))
+    assert 2 == limited.num_failures == engine.num_out_of_memory
 
 
 def test_images_survive_a_decoder_without_memory() -> None:

@@ -51,6 +51,37 @@ def test_the_newest_value_is_kept_however_large() -> None:
     assert (1, VALUE_BYTES) == (len(cache), cache.num_bytes)
 
 
+def test_rare_keys_crowd_out_nobody() -> None:
+    """They have an eighth of the room to themselves, and the others the rest."""
+    compute = Recorder()
+    cache = PrefixCache(compute, 16 * VALUE_BYTES, is_rare=lambda key: key >= 100)
+    common = list(range(14))
+    for key in common:
+        cache.get(key)
+    for key in range(100, 200):
+        cache.get(key)
+    assert 16 == len(cache)
+    compute.keys.clear()
+    for key in (*common, 198, 199):
+        cache.get(key)
+    assert [] == compute.keys
+    assert (16, 114) == (cache.hits, cache.misses)
+
+
+def test_rare_keys_go_first_where_memory_is_wanted() -> None:
+    """Then the others, the longest unused first."""
+    compute = Recorder()
+    cache = PrefixCache(compute, 16 * VALUE_BYTES, is_rare=lambda key: key >= 100)
+    for key in (100, 1, 2):
+        cache.get(key)
+    cache.evict()
+    cache.evict()
+    compute.keys.clear()
+    for key in (2, 1, 100):
+        cache.get(key)
+    assert [1, 100] == compute.keys
+
+
 def test_bytes_stay_within_the_bound() -> None:
     """However many keys come, the values held are no larger than the bound."""
     cache = PrefixCache(Recorder(), 5 * VALUE_BYTES)
