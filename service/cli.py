@@ -16,7 +16,7 @@ from service.errors import BarError
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("service.commands.serve", "serve a model over HTTP"),
     "worker": ("service.commands.worker", "make the images of a queue on a Redis server"),
-    "queue": ("service.commands.queue", "look into such a queue: counts, dead jobs"),
+    "queue": ("service.commands.queue", "look into such a queue; stop and retry its jobs"),
     "generate": ("service.commands.generate", "make images without a server"),
     "reproduce": ("service.commands.reproduce", "make an image again, and compare every pixel"),
     "models": ("service.commands.models", "list the models, and which are on this machine"),
@@ -24,7 +24,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "health": ("service.commands.health", "ask a process on this machine whether it is well"),
     "keys": ("service.commands.keys", "make and revoke API keys"),
     "bench": ("service.commands.bench", "measure the engine, or a running service"),
-    "train": ("training.commands.train", "train a tokenizer, a generator, or bar train digits"),
+    "train": (
+        "training.commands.train",
+        "train a tokenizer or a generator; digits: the bundled model",
+    ),
     "pretokenize": ("training.commands.pretokenize", "turn pictures into a generator's tokens"),
     "finetune": ("training.commands.finetune", "new classes, or a new decoder, for a model"),
     "sample": ("training.commands.sample", "draw a grid of images, or thousands for an evaluator"),

@@ -6,7 +6,13 @@ import sys
 from collections.abc import Sequence
 
 from model.config import PRESETS
-from service.commands.flags import MODEL_SETTINGS, add_settings_flags, find_model, positive_int
+from service.commands.flags import (
+    MODEL_SETTINGS,
+    ONE_MODEL,
+    add_settings_flags,
+    find_model,
+    positive_int,
+)
 from service.errors import StartupError
 from service.images import encode
 from service.settings import Settings
@@ -58,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         help="compute whole batches, as a service does by default",
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
-    add_settings_flags(parser, (*MODEL_SETTINGS, "device"))
+    add_settings_flags(parser, (*MODEL_SETTINGS, "device"), model=f"model to measure: {ONE_MODEL}")
     return parser
 
 

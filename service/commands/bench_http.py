@@ -63,10 +63,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="bar bench http", description="Load a running service, and report how it answers."
     )
     parser.add_argument(
-        "--url", type=_address, default="http://127.0.0.1:8000", help="(default: %(default)s)"
+        "--url",
+        type=_address,
+        default="http://127.0.0.1:8000",
+        help="of the service (default: %(default)s)",
     )
     parser.add_argument(
-        "--requests", type=positive_int, default=200, metavar="N", help="(default: 200)"
+        "--requests", type=positive_int, default=200, metavar="N", help="in all (default: 200)"
     )
     load = parser.add_mutually_exclusive_group()
     load.add_argument(
@@ -74,19 +77,23 @@ def _parser() -> argparse.ArgumentParser:
         type=positive_int,
         default=16,
         metavar="N",
-        help="closed loop: clients (default 16)",
+        help="clients, each of which asks again when it is answered (default: 16)",
     )
     load.add_argument(
-        "--rate", type=positive_float, metavar="R", help="open loop: mean requests a second"
+        "--rate",
+        type=positive_float,
+        metavar="R",
+        help="or: mean requests a second, at random times, answered or not",
     )
     parser.add_argument(
         "--goal-ms",
         type=positive_float,
         default=1000.0,
-        help="answers within it are goodput (default 1000)",
+        metavar="MS",
+        help="answers within it count as good (default: 1000)",
     )
     parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="file that holds a key")
-    parser.add_argument("--seed", type=int, default=0, help="of classes and arrivals (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of classes and arrivals (default: 0)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     return parser
 

@@ -8,7 +8,13 @@ from dataclasses import asdict
 from typing import Any
 
 from model.config import ImageRequest
-from service.commands.flags import MODEL_SETTINGS, add_settings_flags, find_model, positive_int
+from service.commands.flags import (
+    MODEL_SETTINGS,
+    ONE_MODEL,
+    add_settings_flags,
+    find_model,
+    positive_int,
+)
 from service.settings import Settings
 
 
@@ -44,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         help="(default: bfloat16)",
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
-    add_settings_flags(parser, (*MODEL_SETTINGS, "device"))
+    add_settings_flags(parser, (*MODEL_SETTINGS, "device"), model=f"model to measure: {ONE_MODEL}")
     return parser
 
 

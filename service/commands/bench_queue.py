@@ -70,7 +70,11 @@ def _parser() -> argparse.ArgumentParser:
         "that is started for this and removed.",
     )
     parser.add_argument(
-        "--jobs", type=positive_int, default=10000, metavar="N", help="(default: 10000)"
+        "--jobs",
+        type=positive_int,
+        default=10000,
+        metavar="N",
+        help="that go through it (default: 10000)",
     )
     parser.add_argument(
         "--wakes", type=positive_int, default=500, metavar="N",
@@ -81,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         help="size of each job's result (default: 5000, an image of the digits)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
-    add_settings_flags(parser, ["redis_url"])
+    add_settings_flags(parser, ["redis_url"], redis_url="Redis server; left out, one is started")
     return parser
 
 

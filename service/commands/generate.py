@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from model.config import Order
 from model.zoo import ModelInfo
-from service.commands.flags import MODEL_SETTINGS, add_settings_flags, find_model
+from service.commands.flags import MODEL_SETTINGS, ONE_MODEL, add_settings_flags, find_model
 from service.errors import BarError
 from service.images import Pixels, contact_sheet, encode
 from service.jobs import Job, OutputFormat
@@ -70,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
         "--class", required=True, metavar="CLASS", help="index, WordNet id or name of the class"
     )
     parser.add_argument("--seed", type=int, help="seed of the first image; drawn if left out")
-    parser.add_argument("--num-images", type=int, default=1, metavar="N", help="(default: 1)")
+    parser.add_argument(
+        "--num-images", type=int, default=1, metavar="N", help="of the class (default: 1)"
+    )
     parser.add_argument("--guidance-scale", type=float, metavar="X", help="1 to 30")
     parser.add_argument("--temperature", type=float, metavar="X", help="0 to 10")
     parser.add_argument(
@@ -78,9 +80,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--order", choices=get_args(Order), help="order of the tokens")
     parser.add_argument(
-        "--output", type=Path, default=Path("image.png"), help="file to write: .png, .jpg or .webp"
+        "--output",
+        type=Path,
+        default=Path("image.png"),
+        help="file to write: .png, .jpg or .webp (default: image.png)",
     )
-    add_settings_flags(parser, ENGINE_SETTINGS)
+    add_settings_flags(parser, ENGINE_SETTINGS, model=f"model that makes them: {ONE_MODEL}")
     return parser
 
 

@@ -31,7 +31,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--ready", action="store_true", help="ask whether it is ready, not whether it is alive"
     )
-    add_settings_flags(parser, ["host", *PORTS.values()])
+    add_settings_flags(
+        parser,
+        ["host", *PORTS.values()],
+        host="address that it listens on",
+        port="port of bar serve",
+        worker_port="port of bar worker's probes; it answers nobody unless it has one",
+    )
     options = vars(parser.parse_args(argv))
     process, is_ready = options.pop("process"), options.pop("ready")
     settings = Settings.load(options)

@@ -14,7 +14,12 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from service.commands.flags import add_settings_flags, describe_models, positive_int
+from service.commands.flags import (
+    ONE_MODEL,
+    add_settings_flags,
+    describe_models,
+    positive_int,
+)
 from service.errors import StartupError
 from service.jobs import ANYONE, DeadLetter, JobState, KnownJob, new_job_id
 from service.redis_queue import RedisJobQueue
@@ -68,10 +73,19 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="bar queue", description="Look into the queue.")
-    actions = ", ".join(f"{name}: {action.text}" for name, action in ACTIONS.items())
-    parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=actions)
-    parser.add_argument("id", nargs="?", help="of a job")
+    actions = "\n".join(
+        f"  {f'{name} ID' if action.takes_id else name:<12}{action.text}"
+        for name, action in ACTIONS.items()
+    )
+    parser = argparse.ArgumentParser(
+        prog="bar queue",
+        usage="bar queue ACTION [ID] --redis-url URL [OPTIONS]",
+        description="Look into a model's queue on a Redis server; stop and retry its jobs.",
+        epilog=f"actions:\n{actions}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help="see below")
+    parser.add_argument("id", nargs="?", metavar="ID", help="of a job")
     parser.add_argument(
         "--owner", default=ANYONE, help=f"whose jobs to list (default: {ANYONE}, who has no key)"
     )
@@ -83,7 +97,12 @@ def _parser() -> argparse.ArgumentParser:
         "--limit", type=positive_int, default=100, help="most jobs to list (default: 100)"
     )
     parser.add_argument("--json", action="store_true", help="a line of JSON for each job")
-    add_settings_flags(parser, ["redis_url", "model", "revision", "cache_dir"])
+    add_settings_flags(
+        parser,
+        ["redis_url", "model", "revision", "cache_dir"],
+        redis_url="Redis server of the queue; must be given",
+        model=f"model whose queue it is: {ONE_MODEL}",
+    )
     return parser
 
 

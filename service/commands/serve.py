@@ -35,7 +35,11 @@ def main(argv: Sequence[str]) -> int:
     Raises: BarError and CheckpointError say in one line why the process cannot start.
     """
     parser = argparse.ArgumentParser(
-        prog="bar serve", description="Serve a model over HTTP. Flags win over the environment."
+        prog="bar serve",
+        usage="bar serve [OPTIONS]",
+        description="Serve a model over HTTP: with its engine in this process, or, with "
+        "--redis-url, as the API of a queue whose images `bar worker` makes. Every flag may be set "
+        "by the environment variable beside it, and wins over it.",
     )
     add_settings_flags(parser, (name for name in Settings.model_fields if name != "worker_port"))
     settings = Settings.load(vars(parser.parse_args(argv)))

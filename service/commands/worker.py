@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from model.zoo import ModelInfo
 from service import __version__, logs
-from service.commands.flags import add_settings_flags, find_model
+from service.commands.flags import ONE_MODEL, add_settings_flags, find_model
 from service.commands.serve import bind_side_port, sigterm_exits
 from service.errors import EngineLost, StartupError
 from service.server import make_policy
@@ -30,9 +30,18 @@ def main(argv: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="bar worker",
-        description="Make the images of a queue. Flags win over the environment.",
+        usage="bar worker --redis-url URL [OPTIONS]",
+        description="Make the images that the APIs of a queue (`bar serve --redis-url`) are asked "
+        "for; one worker for each device. Every flag may be set by the environment variable beside "
+        "it, and wins over it.",
     )
-    add_settings_flags(parser, WORKER_SETTINGS)
+    add_settings_flags(
+        parser,
+        WORKER_SETTINGS,
+        host="address for its probes and metrics",
+        model=f"model whose images it makes: {ONE_MODEL}",
+        redis_url="Redis server of the queue; a worker needs one",
+    )
     settings = Settings.load(vars(parser.parse_args(argv)))
     logs.configure(settings.log_level, as_json=settings.log_json)
     return run(settings, _load_engine)

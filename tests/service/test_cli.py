@@ -9,6 +9,8 @@ import pytest
 
 from service import __version__
 from service.cli import COMMANDS, main
+from service.commands.flags import SECTIONS
+from service.settings import Settings
 
 
 def run(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
@@ -108,3 +110,28 @@ def test_no_torch_is_one_line(arguments: list[str]) -> None:
     assert 1 == done.returncode
     assert "Traceback" not in done.stderr
     assert f"bar {arguments[0]}: torch is not installed here" in done.stderr.splitlines()[-1]
+
+
+def test_every_setting_stands_under_one_heading() -> None:
+    """Where there are many flags they stand in groups, and none is forgotten or there twice."""
+    placed = [name for names in SECTIONS.values() for name in names]
+    assert sorted(Settings.model_fields) == sorted(placed)
+
+
+@pytest.mark.parametrize(("command", "says", "keeps_to_itself"), [
+    ("serve", "who is let in:", ""),
+    ("worker", "a worker needs one", "in this process's memory"),
+    ("queue", "retry ID    admit one of them again", "in this process's memory"),
+    ("health", "port of bar serve", "0 takes a free one"),
+    ("generate", "model that makes them", "separated by commas"),
+])  # fmt: skip
+def test_help_says_what_flags_mean_here(
+    command: str, says: str, keeps_to_itself: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A flag that several commands have does not speak of what another does with it."""
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert 0 == stop.value.code
+    shown = " ".join(capsys.readouterr().out.split())
+    assert " ".join(says.split()) in shown
+    assert not keeps_to_itself or keeps_to_itself not in shown
