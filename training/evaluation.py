@@ -49,8 +49,11 @@ class Lab:
                 wanted = torch.from_numpy(labels[first : first + len(images)])
             features = self.extractor(to_tensor(images, self.device))
             statistics.add(first, features, wanted)
-            progress.show(min(first + self.batch_size, statistics.num_images), {})
-        return statistics.gathered(self.processes)
+            if (done := first + len(images)) < statistics.num_images:
+                progress.show(done, {})
+        whole = statistics.gathered(self.processes)
+        progress.show(statistics.num_images, {})
+        return whole
 
     def measure_set(self, images: ImageSet, num_kept: int) -> ImageStatistics:
         """Look at a whole set of images."""

@@ -9,6 +9,8 @@ compare with published numbers. Sources: ADM, arXiv 2105.05233, for what is meas
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
 from model.config import PRESETS, SamplingConfig
 from model.json_config import JsonConfig
 from model.zoo import ModelInfo
@@ -48,8 +50,8 @@ PUBLISHED: Mapping[str, Figures] = {
 }
 
 
-def compare(seen: ImageStatistics, reference: Reference) -> Figures:
-    """Return the figures of images beside a reference.
+def compare(seen: ImageStatistics, reference: Reference, device: torch.device) -> Figures:
+    """Return the figures of images beside a reference, neighbours looked for on `device`.
 
     Raises TrainingError for fewer than four images, and if the features are not the reference's.
     """
@@ -64,7 +66,7 @@ def compare(seen: ImageStatistics, reference: Reference) -> Figures:
         raise TrainingError(f"{reference.name} does not fit: {error}") from error
     alike = None
     if reference.features is not None:
-        alike = precision_recall(reference.features, seen.features)
+        alike = precision_recall(reference.features.to(device), seen.features.to(device))
     return Figures(
         frechet=distance,
         spatial_frechet=spatial,

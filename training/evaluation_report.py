@@ -88,6 +88,7 @@ def protocol_of(lab: Lab) -> dict[str, Any]:
         "score_splits": SPLIT_SIZE,
         "neighbour": NEIGHBOUR,
         "device": str(lab.device),
+        "processes": lab.processes.count,
         "torch": torch.__version__,
     }
 

@@ -102,7 +102,7 @@ def report(
     notes: list[str],
 ) -> Report:
     """Put figures, protocol and what is published together."""
-    figures = compare(seen, reference)
+    figures = compare(seen, reference, lab.device)
     published = published_figures(info, lab.extractor) if info is not None else None
     name = info.name if info is not None else Path(protocol["file"]).stem
     return Report(

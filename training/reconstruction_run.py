@@ -83,8 +83,10 @@ def evaluate_tokenizer(
         if lab is not None:
             through[0].add(first, lab.extractor(pictures))
             through[1].add(first, lab.extractor(to_uint8(rebuilt).permute(0, 3, 1, 2)))
-        progress.show(min(first + batch_size, len(images)), {})
+        if (done := first + len(batch)) < len(images):
+            progress.show(done, {})
     whole = sums.gathered(processes)
+    progress.show(len(images), {})
     figures, count = whole.figures(), whole.count
     names = {"mae": "MAE", "mse": "MSE", "psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS"}
     if lab is not None:

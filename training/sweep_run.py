@@ -96,7 +96,7 @@ def run_sweep(
         session.say(f"{number}/{len(settings)}: {_text(sampling)}")
         drawn = draw_and_look(replace(sampler, sampling=sampling), series, lab, "draw")
         seconds = session.processes.mean({"seconds": drawn.seconds})["seconds"]
-        figures = compare(drawn.seen, reference)
+        figures = compare(drawn.seen, reference, lab.device)
         row = Row(sampling=sampling, images_per_s=series.num_images / seconds, figures=figures)
         sweep = sweep.with_row(row)
         keep(sweep, session)

@@ -79,7 +79,7 @@ def test_figures_are_those_of_all_features_at_once() -> None:
     """Distances, precision and recall of streams are those of two arrays of features."""
     real, drawn = pixels(60), (pixels(60, 1) // 2)
     reference = open_reference(HeldImages("real", real), lab())
-    figures = compare(look(drawn), reference)
+    figures = compare(look(drawn), reference, CPU)
     a, b = (coarse(CPU)(to_tensor(images, CPU)) for images in (real, drawn))
     for value, key in ((figures.frechet, "pool"), (figures.spatial_frechet, "spatial")):
         x, y = (part[key].double().numpy() for part in (a, b))
@@ -110,7 +110,7 @@ def test_reference_file_is_read_as_adms(tmp_path: Path) -> None:
     extractor = Inceptionlike()
     reference = open_reference(found, lab(extractor))
     seen = look(pixels(30, 1), extractor)
-    figures = compare(seen, reference)
+    figures = compare(seen, reference, CPU)
     mean, covariance = seen.pool.gaussian()
     # From N(0, 1): |μ|² + tr Σ + 4 - 2 tr Σ^½
     root = np.sqrt(np.linalg.eigvalsh(covariance)).sum()
@@ -128,8 +128,8 @@ def test_reference_file_without_images_gives_distances_alone(tmp_path: Path) -> 
     reference = open_reference(find_reference(str(path), "", 8), lab(extractor))
     seen = look(pixels(30, 1), extractor)
     assert (None, None) == (
-        compare(seen, reference).precision,
-        compare(seen, reference).recall,
+        compare(seen, reference, CPU).precision,
+        compare(seen, reference, CPU).recall,
     )
     assert any("no images" in note for note in notes_on(seen, reference, extractor))
 
@@ -168,7 +168,7 @@ def test_fewer_images_than_features_are_told() -> None:
     assert "there are 7 images for 8 features" in notes
     assert "the reference has 6 images for 8 features" in notes
     with pytest.raises(TrainingError, match="3 images are too few"):
-        compare(look(pixels(3)), reference)
+        compare(look(pixels(3)), reference, CPU)
 
 
 def test_published_figures_stand_beside_their_preset() -> None:
