@@ -2,9 +2,17 @@
 
 import re
 from dataclasses import fields, is_dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from service.cli import COMMANDS
+from tests.training.tiny_runs import (
+    generator_stage,
+    make_trainer,
+    tokenizer_stage,
+    trainer_config,
+)
+from training.metrics_log import METRICS_FILE, MetricsLog
 from training.presets import GENERATORS, TOKENIZERS
 from training.run_config import GeneratorRun, TokenizerRun
 from training.section import Section
@@ -33,10 +41,30 @@ def test_page_lists_the_presets() -> None:
         assert list(presets) == re.findall(r"`([^`]+)`", row[1])
 
 
+def first_cells(head: str) -> list[str]:
+    """Return the first cells of the table that begins with a line."""
+    lines = PAGE.partition(f"{head}\n|---|---|\n")[2].splitlines()
+    table = takewhile(lambda line: line.startswith("|"), lines)
+    return [line.split("|")[1].strip() for line in table]
+
+
+def test_metrics_on_the_page_are_measured(tmp_path: Path) -> None:
+    """Every name that stands for a column is in a row of one stage or the other."""
+    measured = {"gpu_memory_mb"}  # on a GPU
+    for stage in (generator_stage(), tokenizer_stage()):
+        folder = tmp_path / stage.name
+        make_trainer(stage, folder, trainer_config(num_steps=1)).fit()
+        measured |= {name for row in MetricsLog(folder / METRICS_FILE).read() for name in row}
+    cells = first_cells("| in a row of metrics | |")
+    named = {name for cell in cells for name in re.findall(r"`([a-z0-9_]+)`", cell)}
+    assert len(named) > 12
+    assert set() == named - measured
+
+
 def test_settings_on_the_page_exist() -> None:
     """Every setting that the table names is one of a run."""
     known = setting_names(TokenizerRun) | setting_names(GeneratorRun)
-    rows = re.findall(r"^\| (`[^|]*`) \|", PAGE, re.MULTILINE)
+    rows = first_cells("| setting | meaning |")
     named = {name for row in rows for name in re.findall(r"`([a-z_]+[.=][a-z_*]+)`", row)}
     assert len(named) > 8
     unknown = {name for name in named if name.partition("=")[0].removesuffix(".*") not in known}
