@@ -24,6 +24,7 @@ from model.generator import Generator
 from model.tokenizer import Tokenizer
 from training import digits_data
 from training.digits_data import DigitsData, LabelledImages
+from training.errors import TrainingError
 from training.generator_stage import SHEET_TITLE as SAMPLES
 from training.generator_stage import GeneratorLossConfig, GeneratorStage
 from training.initialise import initialise_generator, initialise_tokenizer
@@ -84,8 +85,14 @@ def train_digits(recipe: DigitsRecipe, session: Session) -> Path:
     """Train in the session's folder, or go on there, and return the directory of the finished
     model.
 
-    Raises TrainingError if the folder holds a run of another recipe; see also `Trainer.fit`.
+    Raises TrainingError if the folder holds a run of another recipe, and under torchrun; see also
+    `Trainer.fit`.
     """
+    if session.processes.count > 1:
+        raise TrainingError(
+            f"the digits are learnt in minutes by one process, got {session.processes.count}: run "
+            "`bar train digits` without torchrun"
+        )
     data, folder = digits_data.load(PRESET.tokenizer.image_size), session.folder
     claim(folder, json.dumps(recipe.to_json(), indent=2) + "\n", "recipe.json")
     _describe(recipe, data, session)

@@ -126,13 +126,14 @@ def finetune_decoder(run: TokenizerRun, model: str, session: Session) -> Path:
     generator, _ = load_model(info)
     directory = session.folder / MODEL_FOLDER
     source = f"{info.name} {info.revision}, its decoder finetuned on {run.data.name}"
-    save_model(
-        directory,
-        generator,
-        tokenizer,
-        info.sampling,
-        info.class_labels,
-        name=run.name,
-        source=source,
-    )
+    if session.processes.is_main:
+        save_model(
+            directory,
+            generator,
+            tokenizer,
+            info.sampling,
+            info.class_labels,
+            name=run.name,
+            source=source,
+        )
     return directory
