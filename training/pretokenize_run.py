@@ -81,25 +81,43 @@ def write_store(
             )
         return store
     writer = TokenStoreWriter(work.folder, index, SHARD_SIZE)
-    done = sum(len(writer.members(shard)) for shard in writer.done)
-    progress = Progress("pretokenize", done, index.num_images, stream)
+    filling = _Filling(writer, index.num_images, bad, stream)
     with ThreadPoolExecutor(work.num_threads) as threads:
-        for shard in range(writer.num_shards):
-            if shard in writer.done:
-                continue
-            if should_stop():
-                raise TrainingStopped(
-                    f"stopped after {done} of {index.num_images} pictures: the same command goes on"
-                )
+        for shard in filling.shards(should_stop):
             for image, views in encoded(work, writer.members(shard), threads, bad):
                 class_id = BAD if views is None else int(work.source.class_ids[image])
                 writer.write(image, class_id, torch.empty(0) if views is None else views)
-                done += 1
-                progress.show(done, {"bad": len(bad.found)})
+                filling.count()
             bad.keep(listed)
             writer.finish_shard(shard)
     writer.finish()
     return open_store(work.folder)
+
+
+class _Filling:
+    """How far a store is, for people: pictures done, before and now."""
+
+    def __init__(
+        self, writer: TokenStoreWriter, num_images: int, bad: BadImages, stream: TextIO
+    ) -> None:
+        self._writer, self._num_images, self._bad = writer, num_images, bad
+        self._done = sum(len(writer.members(shard)) for shard in writer.done)
+        self._progress = Progress("pretokenize", self._done, num_images, stream)
+
+    def shards(self, should_stop: Callable[[], bool]) -> Iterator[int]:
+        """Yield the shards that are yet to be written. Raises TrainingStopped between two."""
+        for shard in sorted(set(range(self._writer.num_shards)) - self._writer.done):
+            if should_stop():
+                raise TrainingStopped(
+                    f"stopped after {self._done} of {self._num_images} pictures: the same command "
+                    "goes on"
+                )
+            yield shard
+
+    def count(self) -> None:
+        """Count a picture that was written."""
+        self._done += 1
+        self._progress.show(self._done, {"bad": len(self._bad.found)})
 
 
 def encoded(
@@ -127,11 +145,12 @@ def encoded(
             yield image, None if found is None else next(bits)
 
 
-def export_npz(store: TokenStore, source: ImageSource, folder: Path) -> int:
+def export_npz(store: TokenStore, source: ImageSource, folder: Path, stream: TextIO) -> int:
     """Write a store in the published format, a file for each picture; return how many."""
     names = store.index.class_names
-    count = 0
-    for image in np.flatnonzero(store.class_ids != BAD):
+    good = np.flatnonzero(store.class_ids != BAD)
+    progress = Progress("npz", 0, len(good), stream)
+    for count, image in enumerate(good, start=1):
         views = [
             store.cells(np.array([image]), np.array([view])).flatten().numpy().astype(bool)
             for view in range(store.index.num_views)
@@ -140,11 +159,11 @@ def export_npz(store: TokenStore, source: ImageSource, folder: Path) -> int:
         path = folder / "train" / names[store.class_ids[image]] / f"{stem}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(path, tokens=views[0], tokens_flip=views[-1])
-        count += 1
-    metadata = {"num_samples": count, "classes": list(names), **store.index.to_json()}
+        progress.show(count, {})
+    metadata = {"num_samples": len(good), "classes": list(names), **store.index.to_json()}
     text = json.dumps(metadata, indent=2) + "\n"
     (folder / "metadata.json").write_text(text, encoding="utf-8")
-    return count
+    return len(good)
 
 
 def published_index(tokenizer: Tokenizer, root: Path) -> StoreIndex:
@@ -165,16 +184,24 @@ def published_index(tokenizer: Tokenizer, root: Path) -> StoreIndex:
     )
 
 
-def import_npz(root: Path, index: StoreIndex, folder: Path) -> TokenStore:
+def import_npz(
+    root: Path,
+    index: StoreIndex,
+    folder: Path,
+    stream: TextIO,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TokenStore:
     """Pack published files into a store of `published_index`, resumable like any other; damaged
     files are listed beside it.
 
-    Raises TrainingError for a file whose bits are not those of the tokenizer.
+    Raises TrainingError for a file whose bits are not those of the tokenizer, TrainingStopped
+    between two shards.
     """
     files, bad = _npz_files(root), BadImages()
     class_ids = {name: class_id for class_id, name in enumerate(index.class_names)}
     writer = TokenStoreWriter(folder, index, SHARD_SIZE)
-    for shard in sorted(set(range(writer.num_shards)) - writer.done):
+    filling = _Filling(writer, index.num_images, bad, stream)
+    for shard in filling.shards(should_stop):
         for image in writer.members(shard):
             path = files[image]
             try:
@@ -183,6 +210,7 @@ def import_npz(root: Path, index: StoreIndex, folder: Path) -> TokenStore:
                 reason = f"{type(error).__name__}: {error}"
                 bad.add(path.relative_to(root).as_posix(), reason)
                 writer.write(image, BAD, torch.empty(0))
+            filling.count()
         bad.keep(folder / BAD_IMAGES_FILE)
         writer.finish_shard(shard)
     writer.finish()

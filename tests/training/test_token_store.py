@@ -133,13 +133,13 @@ def test_published_format_goes_out_and_comes_back(
 ) -> None:
     """train/<class>/<stem>.npz with boolean tokens and tokens_flip says the same as the store."""
     store = write_store(work, io.StringIO())
-    assert 9 == export_npz(store, work.source, tmp_path / "npz")
+    assert 9 == export_npz(store, work.source, tmp_path / "npz", io.StringIO())
     path = tmp_path / "npz" / "train" / "owl" / "00000006_000.npz"
     with np.load(path) as arrays:
         assert (bool, 64) == (arrays["tokens"].dtype, arrays["tokens_flip"].size)
     assert 9 == json.loads((tmp_path / "npz" / "metadata.json").read_text("utf-8"))["num_samples"]
     index = published_index(tokenizer, tmp_path / "npz")
-    back = import_npz(tmp_path / "npz", index, tmp_path / "back")
+    back = import_npz(tmp_path / "npz", index, tmp_path / "back", io.StringIO())
     assert [0, 0, 0, 0, 0, 1, 1, 1, 1] == back.class_ids.tolist()
     good = np.flatnonzero(store.class_ids != BAD)
     for view in (0, 1):
@@ -151,12 +151,12 @@ def test_damaged_published_file_is_listed(
     work: Pretokenization, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
     """A file that cannot be read, or lacks an array, does not end the packing."""
-    export_npz(write_store(work, io.StringIO()), work.source, tmp_path / "npz")
+    export_npz(write_store(work, io.StringIO()), work.source, tmp_path / "npz", io.StringIO())
     files = sorted((tmp_path / "npz" / "train" / "owl").iterdir())
     files[0].write_bytes(files[0].read_bytes()[:100])
     np.savez(files[1], tokens=np.zeros(64, bool))
     index = published_index(tokenizer, tmp_path / "npz")
-    back = import_npz(tmp_path / "npz", index, tmp_path / "back")
+    back = import_npz(tmp_path / "npz", index, tmp_path / "back", io.StringIO())
     assert [BAD, BAD] == back.class_ids[5:7].tolist()
     assert 2 == (back.class_ids == BAD).sum()
     listed = (tmp_path / "back" / "bad_images.txt").read_text("utf-8").splitlines()
@@ -168,8 +168,8 @@ def test_published_file_of_another_tokenizer_is_refused(
     work: Pretokenization, tmp_path: Path
 ) -> None:
     """Files with another number of bits are an error that names one."""
-    export_npz(write_store(work, io.StringIO()), work.source, tmp_path / "npz")
+    export_npz(write_store(work, io.StringIO()), work.source, tmp_path / "npz", io.StringIO())
     other = Tokenizer(tiny_tokenizer_config(bits_per_latent=6))
     index = published_index(other, tmp_path / "npz")
     with pytest.raises(TrainingError, match=r"\.npz holds 64 bits.*16 × 6"):
-        import_npz(tmp_path / "npz", index, tmp_path / "back")
+        import_npz(tmp_path / "npz", index, tmp_path / "back", io.StringIO())

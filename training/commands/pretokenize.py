@@ -40,7 +40,9 @@ def _pack(arguments: argparse.Namespace) -> None:
     with session_of(arguments) as session:
         session.say(f"{index.num_images} published files of {len(index.class_names)} classes")
         if not arguments.dry_run:
-            store = import_npz(arguments.data, index, session.folder)
+            store = import_npz(
+                arguments.data, index, session.folder, session.stream, session.should_stop
+            )
             print(f"the tokens are in {session.folder}: {_counted(store)}")
 
 
@@ -69,7 +71,7 @@ def _encode(arguments: argparse.Namespace) -> None:
         store = write_store(work, session.stream, session.should_stop)
     print(f"the tokens are in {session.folder}: {_counted(store)}")
     if arguments.npz is not None:
-        count = export_npz(store, work.source, arguments.npz)
+        count = export_npz(store, work.source, arguments.npz, session.stream)
         print(f"{count} files in the published format are in {arguments.npz}")
 
 
