@@ -2,15 +2,19 @@
 
 import json
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from model import zoo
 from model.checkpoint import load_model
-from training import digits_data
+from training import digits_card, digits_data, digits_evaluation
+from training.commands import evaluate
 from training.digits_card import CARD_FILE, FIGURES_FILE, card_text
 from training.digits_evaluation import DigitsEvaluator, Figures
+from training.judge import train_judge
 
 INFO = zoo.resolve("digits")
 MAX_WEIGHTS_BYTES = 6_000_000
@@ -55,6 +59,24 @@ def test_weights_are_small() -> None:
     sizes = [path.stat().st_size for path in INFO.directory.glob("*.safetensors")]
     assert 3 == len(sizes)
     assert MAX_WEIGHTS_BYTES > sum(sizes)
+
+
+def test_command_measures_and_writes_a_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`bar evaluate digits` leaves card, figures and pictures, here of four images a digit and
+    a judge that has learnt little."""
+    monkeypatch.setattr(DigitsEvaluator.draw, "__defaults__", (4,))
+    monkeypatch.setattr(digits_evaluation, "train_judge", partial(train_judge, num_steps=2))
+    for module in (digits_evaluation, digits_card):
+        monkeypatch.setattr(module, "GUIDANCE_SCALES", (2.0,))
+        monkeypatch.setattr(module, "TEMPERATURES", (1.0,))
+    assert 0 == evaluate.main(["digits", "--output", str(tmp_path)])
+    assert "judge accuracy" in capsys.readouterr().out
+    figures = Figures.from_json(json.loads((tmp_path / FIGURES_FILE).read_text("utf-8"))["figures"])
+    assert (40, 1) == (figures.num_images, len(figures.sweep))
+    assert card_text(INFO, figures) == (tmp_path / CARD_FILE).read_text("utf-8")
+    assert {"samples.png", "nearest.png", "sweep.png"} < {path.name for path in tmp_path.iterdir()}
 
 
 def test_generated_digits_are_what_was_asked_for() -> None:
