@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.gpu.measure import DRY_RUN, Record, main
+from tests.gpu.measure import DRY_RUN, Record, _run_tests, main
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +19,7 @@ def test_a_dry_run_makes_every_measurement(
 ) -> None:
     """Each is one line of JSON, nothing is skipped, and the table has a row for each batch."""
     output = tmp_path / "table.md"
-    assert 0 == main(["--dry-run", "--output", str(output)])
+    assert 0 == main(["--dry-run", "--skip-tests", "--output", str(output)])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     counts = {"device": 1, "decoder": 2, "latency": 1, "throughput": 2, "quality": 3}
     names = [line["measurement"] for line in lines]
@@ -29,6 +30,23 @@ def test_a_dry_run_makes_every_measurement(
     table = output.read_text("utf-8")
     assert 2 == table.count("| digits | float32 |")
     assert "quality: preset digits, dtype fp8" in table
+
+
+def test_the_tests_run_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a process of their own; how many passed, failed or were skipped is a line too."""
+    record = Record(DRY_RUN, tmp_path / "table.md")
+    assert _run_tests(DRY_RUN, record)
+    (line,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert ("tests", 0) == (line["measurement"], line["status"])
+    assert 0 < line.get("passed", 0) + line.get("skipped", 0)
+
+
+def test_tests_that_hang_are_left_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They have failed, and there is time to measure still."""
+    assert not _run_tests(replace(DRY_RUN, tests_s=0.01), Record(DRY_RUN, tmp_path / "table.md"))
+    assert "no end after 0.01 s" in capsys.readouterr().out
 
 
 def run_out_of_memory() -> None:
