@@ -132,7 +132,7 @@ def serving(bar: Path) -> Iterator[str]:
         assert found
         yield found[0]
         process.terminate()
-        assert 0 == process.wait(30)
+        assert 0 == process.wait(60)
     finally:
         process.kill()
         process.wait()

@@ -44,7 +44,7 @@ async def test_the_image_is_the_one_that_the_interface_gives(digits: str, browse
         saved = (await (await download.value).path()).read_bytes()
         assert "digits-4-11.png" == (await download.value).suggested_filename
         shown = await visit.images.first.evaluate(PIXELS)
-    async with httpx.AsyncClient(base_url=digits, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=digits, timeout=60) as client:
         reply = await client.post(
             "/v1/generations", json={"class_id": 4, "seed": 11}, headers={"accept": "image/png"}
         )

@@ -251,7 +251,7 @@ class Stack:
 
     async def query(self, expression: str) -> dict[str, float]:
         """Ask Prometheus; return values by their labels."""
-        async with httpx.AsyncClient(timeout=10) as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             answer = await client.get(
                 f"http://127.0.0.1:{self.prometheus_port}/api/v1/query",
                 params={"query": expression},

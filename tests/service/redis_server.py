@@ -43,7 +43,7 @@ class RedisServer:
     def _choose_port(self) -> None:
         self.port = free_port()
         self.client = redis.Redis(
-            port=self.port, socket_timeout=5, retry=Retry(NoBackoff(), 0), protocol=2
+            port=self.port, socket_timeout=30, retry=Retry(NoBackoff(), 0), protocol=2
         )
 
     @property
@@ -84,7 +84,7 @@ class RedisServer:
         self._process = subprocess.Popen(
             [self._program, *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
                 return bool(self.client.info("server")["process_id"] == self.pid)

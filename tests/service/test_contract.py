@@ -139,7 +139,7 @@ def checker(
         is_impatient = isinstance(case.body, dict) and bool(case.body.get("timeout_s"))
         if is_impatient:  # and may get 504
             unchecked.append(not_a_server_error)
-        reply = case.call(timeout=30)
+        reply = case.call(timeout=60)
         statuses[case.operation.label, reply.status_code] += 1
         assert reply.status_code < 500 or (is_impatient and reply.status_code == 504)
         if key is not None and not has_key:

@@ -44,7 +44,7 @@ async def prometheus(folder: Path, target: str) -> AsyncIterator[httpx.AsyncClie
         stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        async with httpx.AsyncClient(base_url=f"http://{address}", timeout=10) as client:
+        async with httpx.AsyncClient(base_url=f"http://{address}", timeout=60) as client:
             while True:
                 with contextlib.suppress(httpx.TransportError):
                     if (await client.get("/-/ready")).status_code == 200:

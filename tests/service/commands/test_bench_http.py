@@ -60,7 +60,7 @@ class FakeHandler(BaseHTTPRequestHandler):
             server.in_flight += 1
             server.most_in_flight = max(server.most_in_flight, server.in_flight)
         if server.together is not None:
-            server.together.wait(timeout=20)
+            server.together.wait(timeout=60)
         status = server.status(number)
         with server.lock:
             server.in_flight -= 1

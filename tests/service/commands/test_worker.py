@@ -68,7 +68,7 @@ def test_it_makes_images_until_it_is_told_to_stop(
         assert read_line(worker).endswith("· tiny · ready\n")
         outcome = asyncio.run(make(redis_server.url, tiny_model_dir))
         worker.send_signal(signal.SIGTERM)
-        assert 0 == worker.wait(timeout=20)
+        assert 0 == worker.wait(timeout=60)
         assert "" == read_line(worker)
     assert JobState.SUCCEEDED is outcome.state
     assert outcome.result is not None
@@ -83,7 +83,7 @@ def test_it_ends_at_once_while_it_loads(redis_server: RedisServer, tiny_model_di
         while not redis_server.client.exists("{bar:tiny}:workers"):
             assert worker.poll() is None
         worker.send_signal(signal.SIGTERM)
-        assert 0 == worker.wait(timeout=20)
+        assert 0 == worker.wait(timeout=60)
     assert not redis_server.client.exists("{bar:tiny}:workers")
 
 
