@@ -82,7 +82,7 @@ def _report(run: TokenizerRun, pictures: _Pictures, session: Session) -> Report:
         settings=run.to_json(),
         class_names=pictures.class_names,
         commands={
-            "A generator of its bits": f"bar train generator --preset … --tokenizer "
+            "A generator of its bits": f"bar train generator --preset NAME --tokenizer "
             f"{quote(str(session.folder))} --data {quote(str(run.data.path))}",
         },
     )

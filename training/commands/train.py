@@ -23,6 +23,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _tokenizer(arguments: argparse.Namespace) -> None:
     from training.data_path import shown  # noqa: PLC0415
+    from training.presets import GENERATORS  # noqa: PLC0415
     from training.run_config import TokenizerRun  # noqa: PLC0415
     from training.tokenizer_run import plan, train_tokenizer  # noqa: PLC0415
 
@@ -32,9 +33,10 @@ def _tokenizer(arguments: argparse.Namespace) -> None:
             plan(run, session)
             return
         directory = train_tokenizer(run, session)
+    preset = arguments.preset if arguments.preset in GENERATORS else "NAME"
     session.conclude(
-        f"the tokenizer is in {directory}:\n"
-        f"bar train generator --tokenizer {arguments.output} --data {shown(run.data.path)}"
+        f"the tokenizer is in {directory}:\nbar train generator --preset {preset} --tokenizer "
+        f"{arguments.output} --data {shown(run.data.path)}"
     )
 
 
