@@ -225,7 +225,7 @@ def test_two_processes_train_the_adapters_of_one(tmp_path: Path) -> None:
     """Over gloo the adapters become bitwise those of one process that takes two parts."""
     config = trainer_config().but(micro_batches=2)
     make_trainer(adapted_stage(), tmp_path / "one", config).fit()
-    done = together(tmp_path / "two", "adapted_stage")
+    done = together(tmp_path / "two", "tests.training.tiny_runs:adapted_stage")
     assert 0 == done.returncode, done.stderr
     ours, theirs = final_state(tmp_path / "two"), final_state(tmp_path / "one")
     assert_same(ours["average"], theirs["average"], "average")
@@ -329,7 +329,7 @@ def test_known_classes_leave_the_class_table(
     assert CLASS_TABLE not in trained_names(generator)
     trained, num_all = count_parameters(generator)
     assert f"trained: {trained:,} of {num_all:,} parameters" in said
-    assert "2 of 2 classes are known" in said
+    assert "knows 2 of 2 classes by name" in said
     assert not (tmp_path / "run").exists()
 
 
