@@ -80,7 +80,8 @@ class Sampler:
         sampling = changed(info, changes)
         generator, tokenizer = load_model(info, device=device)
         try:
-            precision = choose_precision(dtype, device, 0)
+            num_parameters = sum(value.numel() for value in generator.parameters())
+            precision = choose_precision(dtype, device, num_parameters)
             engine = Engine(generator, tokenizer, num_slots=batch_size, precision=precision)
         except ValueError as error:
             raise TrainingError(str(error)) from error

@@ -24,7 +24,7 @@ def add_drawing_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         default="float32",
-        choices=["auto", "float32", "bfloat16", "fp8"],
+        choices=["float32", "bfloat16", "fp8"],
         help="that the model computes in (default: %(default)s)",
     )
     parser.add_argument("--device", default="auto", help="(default: a GPU if there is one)")
