@@ -5,7 +5,6 @@ brings threads of its own. Which examples a step has is a function of the step, 
 cannot change what a run computes.
 """
 
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
@@ -16,13 +15,12 @@ Examples = tuple[Tensor, ...]
 
 
 class Prefetch:
-    """Hands out the examples of steps in order; `waited_s` is what `take` has waited in all."""
+    """Hands out the examples of steps in order."""
 
     def __init__(self, fetch: Callable[[int], Examples], num_steps: int) -> None:
         self._fetch, self._num_steps = fetch, num_steps
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._ahead: dict[int, Future[Examples]] = {}
-        self.waited_s = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -36,7 +34,4 @@ class Prefetch:
         future = self._ahead.pop(step, None) or self._thread.submit(self._fetch, step)
         if step + 1 < self._num_steps:
             self._ahead[step + 1] = self._thread.submit(self._fetch, step + 1)
-        began_s = time.monotonic()
-        examples = future.result()
-        self.waited_s += time.monotonic() - began_s
-        return examples
+        return future.result()

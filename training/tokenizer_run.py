@@ -83,7 +83,7 @@ def _report(run: TokenizerRun, pictures: _Pictures, session: Session) -> Report:
         class_names=pictures.class_names,
         commands={
             "A generator of its bits": f"bar train generator --preset NAME --tokenizer "
-            f"{quote(str(session.folder))} --data {quote(str(run.data.path))}",
+            f"{quote(str(session.folder))} --data {quote(shown(run.data.path))}",
         },
     )
     stage = StageFacts(

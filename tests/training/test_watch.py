@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import logging
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from tests.training.tiny_runs import generator_stage, tokenizer_stage, trainer_c
 from training.errors import TrainingDiverged, TrainingError, TrainingStopped
 from training.generator_stage import GeneratorStage
 from training.prefetch import Examples
+from training.processes import OneProcess
 from training.report import RunFacts, StageFacts
 from training.run_stage import Session, fit, open_report
 from training.stage import Stage
@@ -45,6 +48,21 @@ def train(session: Session, stage: Stage, *trackers: str) -> str:
 def page(folder: Path) -> str:
     """Read the report."""
     return (folder / "report.html").read_text("utf-8")
+
+
+def test_command_to_go_on_can_be_pasted(tmp_path: Path) -> None:
+    """It begins where the run was started, quotes what needs it, and starts as many processes."""
+    alone = session_in(tmp_path)
+    here = shlex.quote(str(Path.cwd()))
+    assert f"cd {here}\nbar train generator --data 'my pictures'" == alone.resume_command
+
+    class Two(OneProcess):
+        count = 2
+
+    assert (
+        f"cd {here}\ntorchrun --nproc-per-node 2 -m service train generator --data 'my pictures'"
+        == replace(alone, processes=Two()).resume_command
+    )
 
 
 def test_finished_run_leaves_table_curves_report_and_events(tmp_path: Path) -> None:
