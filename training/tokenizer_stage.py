@@ -106,9 +106,9 @@ class TokenizerStage:
         """Show held-out images above their reconstructions."""
         images = self._held_out(torch.arange(min(NUM_SHOWN, len(self.held_out))))
         reconstructed = cast(Tokenizer, model)(images).reconstruction
-        shown = [to_uint8(each).cpu().numpy() for each in (images, reconstructed)]
+        above, below = (to_uint8(each).cpu().numpy() for each in (images, reconstructed))
         num_columns = min(NUM_COLUMNS, len(images))
-        save_sheet(path, {SHEET_TITLE: pairs(*shown, num_columns)}, num_columns)
+        save_sheet(path, {SHEET_TITLE: pairs(above, below, num_columns)}, num_columns)
 
     def _held_out(self, batch: Tensor) -> Tensor:
         return self._moved(self.held_out.fetch(batch, 0))
