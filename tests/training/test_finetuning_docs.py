@@ -65,11 +65,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.timeout(300)
 def test_page_names_every_step() -> None:
-    """The page installs, makes pictures, trains, finetunes, samples, exports, serves and asks."""
+    """The page installs, makes pictures, trains, finetunes, also with adapters, samples, exports,
+    serves and asks."""
     verbs = [" ".join(command[:2]) for command in commands()]
     assert [
-        "pip install", "python glyphs.py", "bar train", "bar finetune", "bar sample",
-        "bar export", "bar serve", "curl http://127.0.0.1:8000/v1/generations",
+        "pip install", "python glyphs.py", "bar train", "bar finetune",
+        "pip install", "bar finetune", "bar sample", "bar sample", "bar export", "bar serve", "curl http://127.0.0.1:8000/v1/generations",
     ] == verbs  # fmt: skip
 
 
@@ -78,6 +79,9 @@ def test_pages_commands_leave_what_it_promises(folder: Path) -> None:
     """Five classes, a grid, a model with a card: all where the page says."""
     assert 5 == len(list((folder / "pictures").iterdir()))
     assert (folder / "samples.png").stat().st_size
+    assert (folder / "samples-lora.png").stat().st_size
+    adapters = folder / "runs" / "typefaces-lora" / "adapter" / "adapter_model.safetensors"
+    assert 173_088 * 4 < adapters.stat().st_size < 173_088 * 4 + 20_000
     card = (folder / "typefaces" / "README.md").read_text("utf-8")
     assert "bold, italic, sans, serif, typewriter" in card
 
