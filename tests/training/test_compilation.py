@@ -15,8 +15,11 @@ from training.commands import train
 from training.compilation import check_compiler, compile_blocks
 from training.errors import TrainingError
 
-# What torch's own compiler uses of torch.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")
+# What torch's own compiler uses of torch, and keeps to itself outside pytest.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+]
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The digits recipe from end to end, at a thousandth of its length."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from model.checkpoint import load_model
 from model.config import PRESETS
 from training.digits import RECIPE, train_digits
 from training.errors import TrainingError
+from training.processes import OneProcess
 from training.run_stage import Session
 
 SHORT = RECIPE.scaled(0.001)
@@ -75,3 +77,15 @@ def test_scaling_keeps_the_recipe_in_proportion() -> None:
     annealing, shorter = RECIPE.generator_loss.order_annealing, tenth.generator_loss.order_annealing
     assert (annealing.start / 10, annealing.end / 10) == (shorter.start, shorter.end)
     assert 1 == RECIPE.scaled(1e-9).generator.num_steps
+
+
+def test_processes_that_would_do_the_same_are_refused(tmp_path: Path) -> None:
+    """Under torchrun the digits are not trained: nothing is written."""
+
+    class Two(OneProcess):
+        count = 2
+
+    session = replace(session_in(tmp_path / "run"), processes=Two())
+    with pytest.raises(TrainingError, match="by one process, got 2"):
+        train_digits(SHORT, session)
+    assert not (tmp_path / "run").exists()

@@ -14,7 +14,7 @@ from tests.training.test_trainer import assert_same, final_state, rows
 from tests.training.tiny_runs import (
     generator_stage,
     make_trainer,
-    tokenizer_stage,
+    siglip2_stage,
     trainer_config,
 )
 from training.blocks import transformer_blocks
@@ -73,10 +73,11 @@ def test_killed_shares_go_on_bitwise_also_on_one_process(tmp_path: Path) -> None
 
 @pytest.mark.timeout(180)
 def test_tokenizer_is_shared_too(tmp_path: Path) -> None:
-    """Encoder, quantizer and decoder in shares are bitwise what they are whole."""
-    theirs = alone(tmp_path / "alone", config(micro_batches=2), tokenizer_stage)
+    """Trained and frozen tower, quantizer and decoder in shares are bitwise what they are whole."""
+    pytest.importorskip("transformers", reason="pip install 'bar-serve[siglip2]'")
+    theirs = alone(tmp_path / "alone", config(micro_batches=2), siglip2_stage)
     done = together(
-        tmp_path / "two", "tests.training.tiny_runs:tokenizer_stage", **settings(config())
+        tmp_path / "two", "tests.training.tiny_runs:siglip2_stage", **settings(config())
     )
     assert 0 == done.returncode, done.stderr
     for part in PARTS:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,9 +24,11 @@ from training.initialise import initialise_generator, initialise_tokenizer
 from training.lora import LoraConfig, add_adapters
 from training.optimiser import OptimiserConfig
 from training.order_annealing import OrderAnnealing
+from training.perceptual_losses import build_losses
 from training.pixel_data import HeldPixels
 from training.prefetch import Examples
 from training.pretokenize import TokenizedImages
+from training.pretrained import NetworksConfig
 from training.processes import Processes
 from training.progress import Progress
 from training.stage import Stage
@@ -105,6 +108,19 @@ def tokenizer_stage() -> TokenizerStage:
     pixels = torch.nn.functional.interpolate(coarse, size=(8, 8), mode="bilinear")
     train, held_out = HeldPixels(pixels[:24]), HeldPixels(pixels[24:])
     return TokenizerStage(tokenizer, train, held_out, TokenizerLossWeights())
+
+
+def siglip2_stage() -> TokenizerStage:
+    """Build the same over a tiny SigLIP2 with random weights: frozen parts, and the CLIP loss."""
+    plain = tokenizer_stage()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        config = replace(tiny_tokenizer_config(), encoder_kind="siglip2", clip_layer=1)
+        tokenizer = Tokenizer(config)
+        initialise_tokenizer(tokenizer)
+    weights = TokenizerLossWeights(clip=0.7)
+    losses = build_losses(weights, tokenizer, NetworksConfig())
+    return TokenizerStage(tokenizer, plain.images, plain.held_out, weights, losses)
 
 
 def make_trainer(
