@@ -26,8 +26,7 @@ from training.turns import Opponent
 logger = logging.getLogger(__name__)
 
 DEAD_BIT_ENTROPY = 0.1
-NUM_SHOWN = 20
-NUM_COLUMNS = 10
+NUM_COLUMNS, NUM_ROWS = 10, 2
 SHEET_TITLE = "held-out images, each above its reconstruction"
 
 
@@ -104,10 +103,11 @@ class TokenizerStage:
 
     def draw(self, model: nn.Module, path: Path) -> None:
         """Show held-out images above their reconstructions."""
-        images = self._held_out(torch.arange(min(NUM_SHOWN, len(self.held_out))))
+        num_columns = min(NUM_COLUMNS, len(self.held_out))
+        num_rows = min(NUM_ROWS, len(self.held_out) // num_columns)  # full ones
+        images = self._held_out(torch.arange(num_rows * num_columns))
         reconstructed = cast(Tokenizer, model)(images).reconstruction
         above, below = (to_uint8(each).cpu().numpy() for each in (images, reconstructed))
-        num_columns = min(NUM_COLUMNS, len(images))
         save_sheet(path, {SHEET_TITLE: pairs(above, below, num_columns)}, num_columns)
 
     def _held_out(self, batch: Tensor) -> Tensor:

@@ -2,12 +2,29 @@
 
 import logging
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.training.tiny_runs import tokenizer_stage
+from training.pixel_data import HeldPixels
 from training.tokenizer_stage import bit_entropies, psnr
+
+
+@pytest.mark.parametrize(("count", "shape"), [(7, (1, 7)), (13, (1, 10)), (36, (2, 10))])
+def test_pictures_are_shown_in_full_rows(
+    tmp_path: Path, count: int, shape: tuple[int, int]
+) -> None:
+    """Each row of held-out pictures has the row of its reconstructions right beneath, however many
+    pictures there are."""
+    stage = tokenizer_stage()
+    stage.held_out = HeldPixels(torch.zeros(count, 3, 8, 8))
+    stage.draw(stage.model.eval(), tmp_path / "sheet.png")
+    rows, columns = shape
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert (columns * 66 + 2, 22 + 2 * rows * 66 + 2) == sheet.size
 
 
 def test_entropy_of_each_bit() -> None:
