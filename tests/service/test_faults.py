@@ -87,12 +87,15 @@ async def test_an_outage_of_three_seconds_reruns_nothing(fleet: Fleet) -> None:
 
 async def test_a_server_that_loses_everything_costs_no_answer(fleet: Fleet) -> None:
     """FLUSHALL under load: every waiting client still gets its image."""
-    fleet.worker(0.02)
+    worker = fleet.worker()
     _, url = fleet.api()
     async with client_of(url) as client:
+        worker.send_signal(signal.SIGUSR2)
         tasks = asking(client, range(8))
         await fleet.running(1)
+        await fleet.accepted(8)  # later ones would be told that no worker is known any more
         fleet.server.flush()
+        worker.send_signal(signal.SIGUSR2)
         assert await are_images(tasks, range(8))
 
 
