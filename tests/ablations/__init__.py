@@ -1,0 +1,1 @@
+"""The study of docs/ablations.md: which parts of the recipe matter, at the scale of digits."""
