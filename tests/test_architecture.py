@@ -189,11 +189,11 @@ def test_no_drawer_for_odds_and_ends() -> None:
     assert [] == [path for path, _ in sources(*PACKAGES, "tests") if drawer.search(path)]
 
 
-def readme_tree() -> dict[str, str]:
-    """Read the README's annotated tree: path relative to the root → what is said about it."""
-    readme = (ROOT / "README.md").read_text("utf-8")
-    block = re.search(r"^```\w*\nbar-serve/[^\n]*\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    assert block, "README.md has no fenced block whose first line is bar-serve/"
+def module_tree() -> dict[str, str]:
+    """Read docs/tree.md: path relative to the root → what is said about it."""
+    document = (ROOT / "docs" / "tree.md").read_text("utf-8")
+    block = re.search(r"^```\w*\nbar-serve/[^\n]*\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
+    assert block, "docs/tree.md has no fenced block whose first line is bar-serve/"
     described: dict[str, str] = {}
     folders: list[str] = []
     for line in block[1].splitlines():
@@ -205,10 +205,10 @@ def readme_tree() -> dict[str, str]:
     return described
 
 
-def test_readme_tree_equals_the_disk() -> None:
-    """The README's tree names every module, names nothing else, and says what each is."""
-    described = readme_tree()
+def test_module_tree_equals_the_disk() -> None:
+    """docs/tree.md names every module, names nothing else, and says what each is."""
+    described = module_tree()
     modules = {path for path, _ in sources(*PACKAGES) if not path.endswith("__init__.py")}
-    assert [] == sorted(modules - set(described)), "on disk, not in the README"
-    assert [] == sorted(p for p in described if not (ROOT / p).exists()), "only in the README"
+    assert [] == sorted(modules - set(described)), "on disk, not in docs/tree.md"
+    assert [] == sorted(p for p in described if not (ROOT / p).exists()), "only in docs/tree.md"
     assert [] == sorted(p for p in modules if not described[p]), "named without a word about it"
