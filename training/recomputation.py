@@ -16,4 +16,4 @@ def recompute_blocks(model: nn.Module) -> None:
     """Let every transformer and head block inside `model` keep its input alone."""
     for block in transformer_blocks(model):
         again = partial(checkpoint, block.forward, use_reentrant=False)
-        block.forward = again  # type: ignore[method-assign]
+        block.forward = again
