@@ -2,7 +2,8 @@
 
 One for the slots of a step, one for the images of a decode. What took the memory is often gone
 soon, a neighbour on the GPU or a rare shape; but a failed attempt costs the captured graphs and
-the shared prefixes, so memory that is too small for good is tried ever more rarely.
+the shared prefixes, so memory that is too small for good is tried ever more rarely: the wait doubles
+when what had grown fails before it has lasted as long as the wait, and is the first again otherwise.
 """
 
 PATIENCE = 1000  # calls without a failure before twice as much is tried
@@ -25,9 +26,12 @@ class BatchLimit:
 
     def grow(self) -> None:
         """Note a call without a failure; after many of them twice as much is tried."""
-        if self.count == self._most:
+        if self.count == self._most and not self._has_grown:
             return
         self._num_calm += 1
-        if self._num_calm == self._patience:
-            self.count, self._num_calm = min(2 * self.count, self._most), 0
-            self._has_grown = True
+        if self._num_calm < self._patience:
+            return
+        if self._has_grown:  # and not in vain
+            self._patience = PATIENCE
+        self._num_calm, self._has_grown = 0, self.count < self._most
+        self.count = min(2 * self.count, self._most)

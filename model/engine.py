@@ -281,7 +281,7 @@ class Engine:
         A part that failed runs again from its beginning: until its tokens are counted, a step
         writes only where it will write the same once more.
         """
-        start = plan.start
+        start, is_calm = plan.start, True
         while start < plan.stop:
             stop = min(start + self.slots_at_once, plan.stop)
             if self._try_part(plan._replace(start=start, stop=stop)):
@@ -289,7 +289,9 @@ class Engine:
             else:
                 self._limit.halve(stop - start)
                 self._make_memory()
-        self._limit.grow()
+                is_calm = False
+        if is_calm:
+            self._limit.grow()
 
     def _try_part(self, part: StepPlan) -> bool:
         """Run part of a step; False where the memory ran out and less of it may do.

@@ -55,3 +55,17 @@ def test_growing_in_vain_is_tried_ever_more_rarely() -> None:
         waits.append(calls_until_growth(limit))
     assert [PATIENCE << n for n in range(7)] == waits[:7]
     assert MAX_PATIENCE == waits[7] == waits[8]
+
+
+def test_what_grew_and_lasted_did_not_grow_in_vain() -> None:
+    """Once it has lasted as long as the wait before it, the next shortage is a new one."""
+    limit = BatchLimit(2)
+    for _ in range(2):
+        limit.halve(2)
+        wait = calls_until_growth(limit)
+    assert 2 * PATIENCE == wait
+    for _ in range(wait):
+        limit.grow()
+    for expected in (PATIENCE, 2 * PATIENCE):
+        limit.halve(2)
+        assert expected == calls_until_growth(limit)

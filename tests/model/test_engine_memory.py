@@ -131,6 +131,16 @@ def test_steps_grow_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 8 == engine.slots_at_once
 
 
+def test_a_step_that_failed_is_none_without_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even one such step would be enough to grow here, and it does not count."""
+    monkeypatch.setattr("model.batch_limit.PATIENCE", 1)
+    engine = tiny_engine(4)
+    limit_head(engine, 2)
+    engine.admit(IMAGES[0])
+    engine.step()
+    assert 2 == engine.slots_at_once
+
+
 def test_memory_that_runs_out_at_any_time_costs_no_image() -> None:
     """Failures here and there, in the middle of steps that were halved before."""
     engine, calls = tiny_engine(8), count()
