@@ -2,8 +2,8 @@
 
 One for the slots of a step, one for the images of a decode. What took the memory is often gone
 soon, a neighbour on the GPU or a rare shape; but a failed attempt costs the captured graphs and
-the shared prefixes, so memory that is too small for good is tried ever more rarely: the wait doubles
-when what had grown fails before it has lasted as long as the wait, and is the first again otherwise.
+the shared prefixes, so memory that is too small for good is tried ever more rarely. The wait
+doubles when what had grown fails before it has lasted as long, and is the first again otherwise.
 """
 
 PATIENCE = 1000  # calls without a failure before twice as much is tried
@@ -15,11 +15,13 @@ class BatchLimit:
 
     def __init__(self, most: int) -> None:
         self._most = self.count = most
+        self.num_changes = 0
         self._patience, self._num_calm, self._has_grown = PATIENCE, 0, False
 
     def halve(self, tried: int) -> None:
         """Note that `tried` at once was too much."""
         self.count, self._num_calm = (tried + 1) // 2, 0
+        self.num_changes += 1
         if self._has_grown:
             self._patience = min(2 * self._patience, MAX_PATIENCE)
             self._has_grown = False
@@ -34,4 +36,6 @@ class BatchLimit:
         if self._has_grown:  # and not in vain
             self._patience = PATIENCE
         self._num_calm, self._has_grown = 0, self.count < self._most
-        self.count = min(2 * self.count, self._most)
+        if self._has_grown:
+            self.count = min(2 * self.count, self._most)
+            self.num_changes += 1

@@ -114,6 +114,11 @@ class Engine:
         """How often the memory ran out so far, of steps, prefixes and decodes."""
         return self._num_out_of_memory + self._decoder.num_out_of_memory
 
+    @property
+    def num_changes(self) -> int:
+        """How often what is computed at once has changed; images may round otherwise since."""
+        return self._limit.num_changes + self._decoder.num_changes
+
     def memory_bytes(self) -> dict[str, int]:
         """Return the memory of the engine's GPU by kind; nothing on a CPU."""
         return gpu_memory_bytes(self.device)

@@ -87,6 +87,11 @@ class FastDecoder:
         """How many images are decoded at once: fewer for a while after the memory ran out."""
         return self._limit.count
 
+    @property
+    def num_changes(self) -> int:
+        """How often that number has changed."""
+        return self._limit.num_changes
+
     @torch.no_grad()
     def start(self, codes: Tensor) -> "Decoding":
         """Begin to decode (B, L, bits_per_latent) codes.

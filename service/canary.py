@@ -5,8 +5,8 @@ suit it give images too, only bad ones; nothing but looking at one tells. A mode
 the image that it is to give: `canary.png`, made by `bar generate`, whose provenance says with which
 class, seed and settings. Sampling is chaotic: one bit that rounding flips changes the bits that
 follow, so between devices and precisions images agree only roughly, and more is not asked of the
-first. From then on a worker must repeat its own first image bit for bit. A model without a
-reference is held to the second alone.
+first. From then on a worker must repeat its own first image bit for bit, as long as it computes as
+much at once. A model without a reference is held to the second alone.
 """
 
 import logging
@@ -44,7 +44,7 @@ class Canary:
         self.request = ImageRequest(class_id=0, seed=0, sampling=info.sampling)
         self._reference: Pixels | None = None
         self._first: Pixels | None = None  # this worker's own
-        self._memory_shortages = 0  # when that was made
+        self._num_changes = 0  # when that was made
         path = None if info.directory is None else info.directory / FILE
         if path is not None and path.is_file():
             self.request, self._reference = _read(path, info)
@@ -53,13 +53,14 @@ class Canary:
     def has_reference(self) -> bool:
         return self._reference is not None
 
-    def what_is_wrong(self, pixels: Pixels, memory_shortages: int) -> str | None:
+    def what_is_wrong(self, pixels: Pixels, num_changes: int) -> str | None:
         """Say in which way the image that was made is not the known one; None if it is.
 
-        `memory_shortages` is how often the engine has run out of memory: every time it computes in
-        smaller parts from then on, which may round differently, and its first image counts anew.
+        `num_changes` is how often the engine has changed how much it computes at once: less after
+        memory ran out, more again later. Each may round differently, and the first image from then
+        on counts anew.
         """
-        if self._first is not None and memory_shortages == self._memory_shortages:
+        if self._first is not None and num_changes == self._num_changes:
             if np.array_equal(pixels, self._first):
                 return None
             return f"it differs from this worker's first by {_distance(pixels, self._first):.2f}"
@@ -67,7 +68,7 @@ class Canary:
             distance = _distance(pixels, self._reference)
             if not distance <= TOLERANCE:
                 return f"it differs from the reference by {distance:.2f}, more than {TOLERANCE}"
-        self._first, self._memory_shortages = pixels, memory_shortages
+        self._first, self._num_changes = pixels, num_changes
         return None
 
 
@@ -154,7 +155,7 @@ class CanaryKeeper:
         if pixels is None:
             return False
         encode(pixels, "png", {})  # the first request finds this proven to work too
-        self._conclude(self._canary.what_is_wrong(pixels, self._driver.counters.out_of_memory))
+        self._conclude(self._canary.what_is_wrong(pixels, self._driver.num_changes))
         return True
 
     def _conclude(self, wrong: str | None) -> None:

@@ -113,6 +113,12 @@ class EngineDriver:
         self._engine = engine
         self._images: dict[int, Image] = {}  # by slot
         self._canary_slot: int | None = None
+        self._canary_changes = 0  # `num_changes` when it was admitted
+
+    @property
+    def num_changes(self) -> int:
+        """How often the engine has changed how much it computes at once, and so how it rounds."""
+        return self._engine.num_changes
 
     @property
     def description(self) -> Mapping[str, str]:
@@ -184,11 +190,13 @@ class EngineDriver:
         """Draw a known image for a moment, or go on with it; return its pixels once it is full.
 
         Only while no image is in a slot. It gives way: a turn that admits images ends it, so that
-        it is always drawn alone. Raises what the engine raises; call `clear` then.
+        it is always drawn alone. One that was rounded in two ways, because the engine changed how
+        much it computes at once, is begun again. Raises what the engine raises; call `clear` then.
         """
         engine = self._engine
         if self._canary_slot is None:
             self._canary_slot = engine.admit(request)
+            self._canary_changes = self.num_changes
         ends_at = time.monotonic() + MAX_TURN_S
         full = engine.step()
         while not full and time.monotonic() < ends_at:
@@ -197,7 +205,7 @@ class EngineDriver:
             return None
         pixels: Pixels = engine.start_decode(full).images()[0]
         self._canary_slot = None
-        return pixels
+        return pixels if self._canary_changes == self.num_changes else None
 
     def _start_decode(self, full: Sequence[int]) -> ArrivingPixels:
         """Begin to decode full slots, which are free afterwards, whatever happens.

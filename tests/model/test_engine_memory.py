@@ -131,6 +131,27 @@ def test_steps_grow_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 8 == engine.slots_at_once
 
 
+def test_changes_of_size_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of steps and of decodes, fewer at once and more again."""
+    monkeypatch.setattr("model.batch_limit.PATIENCE", 2)
+    engine = tiny_engine(2)
+    engine._decoder._limit = BatchLimit(2)
+    limited = limit_head(engine, 1), limit_decoder(engine, 1)
+    slot = engine.admit(IMAGES[0])
+    engine.step()
+    assert (1, 1) == (engine.num_changes, engine.slots_at_once)
+    engine.preview([slot])
+    assert (2, 1) == (engine.num_changes, engine._decoder.batch_size)
+    for part in limited:
+        part.is_too_much = lambda *_: False
+    for expected in (2, 3):
+        engine.step()
+        assert expected == engine.num_changes
+    assert 2 == engine.slots_at_once
+    engine.preview([slot])
+    assert (4, 2) == (engine.num_changes, engine._decoder.batch_size)
+
+
 def test_a_step_that_failed_is_none_without_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even one such step would be enough to grow here, and it does not count."""
     monkeypatch.setattr("model.batch_limit.PATIENCE", 1)

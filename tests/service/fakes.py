@@ -107,6 +107,7 @@ class FakeEngine:
         self.prefixes = FakePrefixes()
         self.stopwatch = FakeStopwatch()
         self.num_out_of_memory = 0
+        self.num_changes = 0
         self.gate = threading.Event()
         self.gate.set()
         self.fault: Callable[[], None] = lambda: None

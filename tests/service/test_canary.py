@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from model.batch_limit import PATIENCE, BatchLimit
 from model.config import ImageRequest
 from model.zoo import ModelInfo, resolve
 from service import canary as canary_module
@@ -117,8 +118,8 @@ def test_later_images_must_be_the_first_bit_for_bit() -> None:
     assert canary.what_is_wrong(first, 0) is None
 
 
-def test_after_a_shortage_of_memory_the_first_image_counts_anew() -> None:
-    """Then the engine computes in other shapes, which may round otherwise, and repeats those."""
+def test_after_a_change_of_shapes_the_first_image_counts_anew() -> None:
+    """Other shapes may round otherwise, and are repeated bit for bit as well."""
     canary, first = Canary(fake_info()), np.full((32, 32, 3), 100, np.uint8)
     assert canary.what_is_wrong(first, 0) is None
     assert canary.what_is_wrong(first + 1, 1) is None
@@ -187,6 +188,26 @@ async def test_an_image_that_cannot_be_made_is_wrong() -> None:
     assert (False, 1, 0.0) == (kept.keeper.is_right, engine.free_slots, kept.health.stalled_s)
     with pytest.raises(RuntimeError, match="no kernel"):
         await kept.keeper.check()
+    kept.thread.close()
+
+
+async def test_memory_that_comes_back_leaves_a_worker_fit() -> None:
+    """It rounds otherwise once it computes more again; the same without a change is wrong."""
+    engine, limit = Drifting(), BatchLimit(2)
+    kept = Kept(as_engine(engine), fake_info())
+
+    async def is_right(is_rounded: bool) -> bool:
+        engine.is_wrong, engine.num_changes = is_rounded, limit.num_changes
+        kept.clock.now += 60
+        await kept.advance_until_due_no_more()
+        return kept.keeper.is_right
+
+    limit.halve(2)
+    assert await is_right(is_rounded=False)
+    for _ in range(PATIENCE):
+        limit.grow()
+    assert await is_right(is_rounded=True)
+    assert not await is_right(is_rounded=False)
     kept.thread.close()
 
 

@@ -134,6 +134,19 @@ def test_a_known_image_leaves_nothing_behind() -> None:
     assert (2, [1] * 16) == (engine.free_slots, engine.batch_sizes)
 
 
+def test_a_known_image_that_was_rounded_in_two_ways_is_begun_again() -> None:
+    """What the engine computes at once changes at its third step and, once more, with its last."""
+    engine, request = FakeEngine(num_slots=1), make_image(3).request
+
+    def change() -> None:
+        engine.num_changes += len(engine.batch_sizes) in (2, 31)
+
+    engine.fault = change
+    driver = EngineDriver(as_engine(engine))
+    assert (fake_pixels(request) == draw_canary(driver, request)).all()
+    assert (1, 2, 3 * 16) == (engine.free_slots, driver.num_changes, len(engine.batch_sizes))
+
+
 def test_a_known_image_gives_way_and_begins_again() -> None:
     """Whoever comes has its slot at once; afterwards it is drawn from its first token on."""
     engine, request = FakeEngine(num_slots=1, step_s=2 * MAX_TURN_S), make_image(3).request
