@@ -116,10 +116,11 @@ class FastDecoder:
         while waiting := len(codes) - sum(map(len, images)):
             batch = codes[-waiting:][: self.batch_size]
             missing = self.batch_size - len(batch) if self._pad else 0
-            decoded = self._try_batch(F.pad(batch, (0, 0, 0, 0, 0, missing)))
+            padded = F.pad(batch, (0, 0, 0, 0, 0, missing))
+            decoded = self._try_batch(padded)
             if decoded is None:
                 self.num_out_of_memory += 1
-                self._limit.halve(self.batch_size)
+                self._limit.halve(len(padded))
             else:
                 images.append(decoded[: len(batch)])
                 self._limit.grow()
@@ -133,7 +134,7 @@ class FastDecoder:
         try:
             return self._decode_batch(codes)
         except torch.OutOfMemoryError:
-            if self.batch_size == 1:
+            if len(codes) == 1:
                 raise
             return None
 

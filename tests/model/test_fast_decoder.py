@@ -30,8 +30,8 @@ def pixels_of(decoder: FastDecoder, bits: Tensor) -> Tensor:
 class SmallMemory(FastDecoder):
     """Runs out of memory for more images at once than `limit`."""
 
-    def __init__(self, tokenizer: Tokenizer, batch_size: int, limit: int) -> None:
-        super().__init__(tokenizer, torch.float64, batch_size)
+    def __init__(self, tokenizer: Tokenizer, batch_size: int, limit: int, pad: bool = True) -> None:
+        super().__init__(tokenizer, torch.float64, batch_size, pad=pad)
         self.limit, self.batches = limit, list[int]()
 
     def _decode_batch(self, codes: Tensor) -> Tensor:
@@ -104,6 +104,18 @@ def test_out_of_memory_halves_the_batch(limit: int, tried: list[int]) -> None:
     decoder.batches.clear()
     pixels_of(decoder, bits)
     assert {decoder.batch_size} == set(decoder.batches)
+
+
+def test_what_was_tried_is_halved_where_nothing_is_padded() -> None:
+    """Ten images of a batch of 64 leave five, and one that does not fit is not tried again."""
+    tokenizer, bits = tiny_tokenizer(), random_bits(10)
+    decoder = SmallMemory(tokenizer, 64, 5, pad=False)
+    assert torch.equal(tokenizer.decode_uint8(bits), pixels_of(decoder, bits))
+    assert [10, 5, 5] == decoder.batches
+    decoder = SmallMemory(tokenizer, 64, 0, pad=False)
+    with pytest.raises(torch.OutOfMemoryError):
+        pixels_of(decoder, bits[:1])
+    assert [1] == decoder.batches
 
 
 def test_images_decoded_before_the_memory_ran_out_are_kept() -> None:
