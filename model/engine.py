@@ -89,7 +89,7 @@ class Engine:
         self.prefixes: PrefixCache[tuple[int, int], Prefix] = PrefixCache(
             lambda key: self._trunk.prefill(*key),
             _prefix_cache_bytes(self.device),
-            is_rare=lambda key: key[1] > 0,  # images in raster order begin at cell 0
+            is_rare=self._is_rare,
         )
         self._modulations: PrefixCache[int, tuple[Tensor]] | None = None
         null_table = self._trunk.null_modulations
@@ -245,6 +245,12 @@ class Engine:
             pass  # what the attempt held is free from here on
         self._make_memory()
         return self.prefixes.get((class_id, first_cell))
+
+    def _is_rare(self, key: tuple[int, int]) -> bool:
+        """Say whether a class is to begin at a cell where few images do: in raster order all begin
+        at cell 0. The null class begins wherever any class does."""
+        class_id, first_cell = key
+        return first_cell > 0 and class_id != self.config.null_class
 
     def _free(self, numbers: Sequence[int]) -> None:
         for number in numbers:

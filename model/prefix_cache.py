@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
-# What keys that hardly come again get of the room.
+# What keys that hardly come again keep of a full room.
 RARE_SHARE = 1 / 8
 
 Key = TypeVar("Key")
@@ -20,8 +20,8 @@ Value = TypeVar("Value", bound=tuple[Tensor, ...])
 class PrefixCache(Generic[Key, Value]):
     """Least recently used values, up to `max_bytes` of them; the newest is always kept.
 
-    Keys that `is_rare` have a share of that room to themselves: images of random order, each with
-    one of hundreds of first cells, do not crowd out the classes of the others.
+    Once it is full, keys that `is_rare` have a share of it, and the others the rest: images of
+    random order, each with one of hundreds of first cells, do not crowd out the classes of others.
     """
 
     def __init__(
@@ -31,9 +31,9 @@ class PrefixCache(Generic[Key, Value]):
         is_rare: Callable[[Key], bool] | None = None,
     ) -> None:
         self._compute, self._is_rare = compute, is_rare
-        rare_bytes = int(max_bytes * RARE_SHARE) if is_rare else 0
-        self._rare: _Shelf[Key, Value] = _Shelf(rare_bytes)
-        self._common: _Shelf[Key, Value] = _Shelf(max_bytes - rare_bytes)
+        self._max_bytes = max_bytes
+        self._rare: _Shelf[Key, Value] = _Shelf()
+        self._common: _Shelf[Key, Value] = _Shelf()
         self.hits = 0
         self.misses = 0
 
@@ -55,6 +55,8 @@ class PrefixCache(Generic[Key, Value]):
         self.misses += 1
         value = self._compute(key)
         shelf.put(key, value)
+        while self.num_bytes > self._max_bytes and len(self) > 1:
+            self._shelf_to_clear(shelf).evict()
         return value
 
     def evict(self) -> None:
@@ -62,19 +64,25 @@ class PrefixCache(Generic[Key, Value]):
         none."""
         (self._rare if self._rare.values else self._common).evict()
 
+    def _shelf_to_clear(self, newest: "_Shelf[Key, Value]") -> "_Shelf[Key, Value]":
+        """Return the shelf that gives up a value; never the last one of the `newest` shelf."""
+        shelves = self._common, self._rare
+        if self._rare.num_bytes > self._max_bytes * RARE_SHARE:
+            shelves = self._rare, self._common
+        first, second = shelves
+        return first if len(first.values) > (first is newest) else second
+
 
 class _Shelf(Generic[Key, Value]):
     """Values in the order of their last use."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self) -> None:
         self.values: OrderedDict[Key, Value] = OrderedDict()
-        self.num_bytes, self._max_bytes = 0, max_bytes
+        self.num_bytes = 0
 
     def put(self, key: Key, value: Value) -> None:
         self.values[key] = value
         self.num_bytes += _num_bytes(value)
-        while self.num_bytes > self._max_bytes and len(self.values) > 1:
-            self.evict()
 
     def evict(self) -> None:
         _, value = self.values.popitem(last=False)

@@ -52,7 +52,7 @@ def test_the_newest_value_is_kept_however_large() -> None:
 
 
 def test_rare_keys_crowd_out_nobody() -> None:
-    """They have an eighth of the room to themselves, and the others the rest."""
+    """Of a full room they have an eighth, and the others the rest."""
     compute = Recorder()
     cache = PrefixCache(compute, 16 * VALUE_BYTES, is_rare=lambda key: key >= 100)
     common = list(range(14))
@@ -66,6 +66,39 @@ def test_rare_keys_crowd_out_nobody() -> None:
         cache.get(key)
     assert [] == compute.keys
     assert (16, 114) == (cache.hits, cache.misses)
+
+
+def test_rare_keys_have_all_the_room_that_nobody_else_wants() -> None:
+    """They give it up, down to their share, as others come; those do the same for them."""
+    compute = Recorder()
+    cache = PrefixCache(compute, 16 * VALUE_BYTES, is_rare=lambda key: key >= 100)
+
+    def held(*keys: int) -> bool:
+        before = len(compute.keys)
+        for key in keys:
+            cache.get(key)
+        return before == len(compute.keys)
+
+    held(*range(100, 117))
+    assert held(*range(101, 117))  # all but the first
+    held(*range(10))
+    assert held(*range(10), *range(111, 117))
+    held(*range(10, 30))
+    assert held(*range(16, 30), 115, 116)
+    cache = PrefixCache(compute, 16 * VALUE_BYTES, is_rare=lambda key: key >= 100)
+    held(*range(16))
+    held(100)
+    assert held(*range(1, 16), 100)
+
+
+@pytest.mark.parametrize("keys", [(100, 1), (1, 100), (1, 2, 100), (100, 101, 1)])
+def test_the_newest_value_is_kept_whatever_it_is(keys: tuple[int, ...]) -> None:
+    """Where the room is smaller than the share of its own, the others go."""
+    compute = Recorder()
+    cache = PrefixCache(compute, VALUE_BYTES, is_rare=lambda key: key >= 100)
+    for key in (*keys, keys[-1]):
+        cache.get(key)
+    assert (list(keys), 1, VALUE_BYTES) == (compute.keys, len(cache), cache.num_bytes)
 
 
 def test_rare_keys_go_first_where_memory_is_wanted() -> None:
