@@ -5,6 +5,7 @@ our own and the OpenAI-compatible one, come through here, so that each rule of a
 place.
 """
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -87,9 +88,11 @@ class Intake:
     async def _check_key(self, served: ServedModel, owner: str, key: IdempotencyKey | None) -> None:
         """Raise IdempotencyMismatch if a key stands for a request to another model: that one's
         queue alone knows of it."""
-        for other in self.models:
-            if key and other is not served and await other.queue.knows_key(owner, key):
-                raise key_mismatch()
+        if key is None:
+            return
+        others = [other.queue for other in self.models if other is not served]
+        if any(await asyncio.gather(*(queue.knows_key(owner, key) for queue in others))):
+            raise key_mismatch()
 
     async def _check_deadline(self, served: ServedModel, job: Job) -> None:
         """Raise QueueFull if what waits already takes longer than the job may."""

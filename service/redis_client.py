@@ -44,6 +44,8 @@ SCRIPTS = Path(__file__).parent / "lua"
 CONNECT_TIMEOUT_S = 0.5
 SOCKET_TIMEOUT_S = 0.8
 BUDGET_S = 1.0  # after which no further attempt begins: with the last one's, under two seconds
+# Waiting for a connection, connecting, asking: an attempt of more was held up by this process.
+LONGEST_ATTEMPT_S = CONNECT_TIMEOUT_S + 2 * SOCKET_TIMEOUT_S
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.25
 BLOCKING_S = 0.5  # less than a socket waits
 MAX_CONNECTIONS = 32
@@ -105,6 +107,7 @@ async def persist(call: Callable[[], Awaitable[T]], budget_s: float = BUDGET_S) 
     ends_at, pause_s = time.monotonic() + budget_s, FIRST_PAUSE_S
     may_end = not budget_s
     while True:
+        began_at = time.monotonic()
         try:
             return await asyncio.shield(_left_to_end(call))
         except OutOfMemoryError:
@@ -121,12 +124,14 @@ async def persist(call: Callable[[], Awaitable[T]], budget_s: float = BUDGET_S) 
             is_passing = isinstance(error, OSError) or is_transient(error)
             if not is_passing:
                 raise
+            # The first one that took too long does not count: it was not the server.
+            may_end = may_end or time.monotonic() - began_at <= LONGEST_ATTEMPT_S
             if may_end and time.monotonic() + pause_s >= ends_at:
                 raise QueueUnavailable(
                     "the queue's server does not answer; try again later",
                     retry_after_s=RETRY_AFTER_S,
                 ) from error
-        may_end = True  # not before: it may be this process that stood still, and not the server
+        may_end = True
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 

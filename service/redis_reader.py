@@ -4,8 +4,9 @@ Beside the scripts, which change things: a view of one job is a handful of comma
 trip, and need not be atomic, because a job's version tells of any change in between.
 """
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
@@ -15,6 +16,8 @@ from service.payloads import PayloadError, decode_job, decode_status, encode_sta
 from service.queue_keys import Keys
 from service.redis_client import command, commands
 from service.stored_job import FIELDS, StoredJob
+
+logger = logging.getLogger("bar.queue")
 
 HEARTBEAT_TTL_S = 10.0
 
@@ -146,5 +149,12 @@ def _job_or_none(job_id: str, payload: bytes) -> Job | None:
         return None
 
 
-def _statuses(contents: Sequence[bytes | None]) -> list[WorkerStatus]:
-    return [decode_status(content) for content in contents if content is not None]
+def _statuses(contents: Sequence[bytes | None]) -> Iterator[WorkerStatus]:
+    """Yield what can be read: what a worker of another version says may not be."""
+    for content in contents:
+        if content is None:
+            continue
+        try:
+            yield decode_status(content)
+        except PayloadError as error:
+            logger.warning("a worker's status cannot be read: %s", error)

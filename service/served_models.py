@@ -33,7 +33,7 @@ class ServedModel:
         """Return a worker that takes jobs of this model, None if there is none."""
         workers = await self.queue.workers()
         ready = next((worker for worker in workers if worker.phase == "ready"), None)
-        if ready and not self._has_files and ready.revision != self.info.revision:
+        if ready and ready.revision and not self._has_files:
             self.info = replace(self.info, revision=ready.revision)
         return ready
 

@@ -134,7 +134,8 @@ class Worker:
             await self._keeper.advance()
             await self._show_fitness()
         elif self._keeper.is_right:
-            await asyncio.shield(self._listen())
+            # One that has rung already is for the next turn to hear.
+            await asyncio.wait([self._bell or self._listen()])
         else:  # a bell that is heard is not heard by those who can work
             await asyncio.sleep(UNFIT_PAUSE_S)
         return self._keeper.is_right
@@ -232,7 +233,7 @@ class Worker:
         turn = await self._thread.call(partial(self._driver.turn, dropped, admitted, has_news))
         self._scheduler.advance(turn.shares, turn.step_times_s)
         self._scheduler.finish(turn.full)
-        if turn.full and not self._scheduler.job_ids:
+        if (dropped or turn.full) and not self._scheduler.job_ids:
             self._look_at = 0.0  # a job that runs alone may have waited for this
         self._health.note_work(is_in_flight=bool(self._scheduler.job_ids))
         self._account(turn)

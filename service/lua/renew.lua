@@ -17,7 +17,9 @@ for i = 5, #ARGV, 2 do
 end
 -- Whoever runs a job alone, or empties its slots for one, has its turn as long as it lives: were
 -- a slow worker's turn lost to another, and then to the next, such a job might wait for ever.
-if #lost < (#ARGV - 4) / 2 and redis.call('HGET', META, 'solo_worker') == worker then
+local turn = redis.call('HMGET', META, 'solo_worker', 'solo_until', 'solo_job')
+local has_turn = turn[1] == worker and (tonumber(turn[2]) or 0) > now
+if has_turn and (turn[3] or redis.call('ZCARD', SOLO) > 0) and #lost < (#ARGV - 4) / 2 then
   redis.call('HSET', META, 'solo_until', n(now + policy.lease_us))
 end
 return lost

@@ -86,7 +86,7 @@ export class SettingsForm {
   setCard(card) {
     this.card = card;
     byId("num_images").max = card.limits.max_images;
-    const rounds = EVEN_ROUNDS.filter((n) => n <= card.max_rounds);
+    const rounds = EVEN_ROUNDS.filter((n) => n <= (card.max_rounds ?? card.bits_per_token));
     byId("even-rounds").replaceChildren(
       ...rounds.map((n) => this.evenButton(n, card.bits_per_token)),
     );

@@ -51,6 +51,16 @@ class Looks:
             self._monkeypatch.setattr(kind, "wait_ready", wait_ready)
 
 
+    def deafen(self) -> None:
+        """Let workers hear what they listen to already, and nothing after it."""
+
+        async def wait_ready(_: WorkQueue) -> bool:
+            return await asyncio.Event().wait()
+
+        for kind in (MemoryJobQueue, RedisWorkQueue):
+            self._monkeypatch.setattr(kind, "wait_ready", wait_ready)
+
+
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
     """What workers of this test ask."""
@@ -109,3 +119,21 @@ async def test_room_is_filled_as_soon_as_there_is_some(services: Services, looks
         looks.silence()
         h.engine.gate.set()
         assert [200] * 5 == [(await task).status_code for task in tasks]
+
+
+async def test_a_ring_in_the_last_step_is_heard(services: Services, looks: Looks) -> None:  # noqa: F811
+    """A worker that has nothing left to do when it turns to the bell has not missed it."""
+    looks.every(3600.0)
+    async with services.running(FakeEngine(num_slots=2)) as h:
+        h.engine.num_steps = 1
+        assert 200 == (await h.generate(class_id=0)).status_code
+        h.engine.gate.clear()
+        first = asyncio.create_task(h.generate(class_id=1))
+        await h.until(lambda s: s.jobs_running == 1)
+        looks.deafen()
+        second = asyncio.create_task(h.generate(class_id=2))
+        await h.until(lambda s: s.num_accepted == 3)
+        await asyncio.sleep(0.1)  # for the ring to arrive, in a step that stands still
+        h.engine.gate.set()
+        async with asyncio.timeout(30):
+            assert [200, 200] == [(await first).status_code, (await second).status_code]

@@ -201,8 +201,13 @@ MUTANTS = [
     ),
     Mutant(
         "a slow worker loses its turn",
-        {"if #lost < (#ARGV - 4) / 2 and redis.call": "if false and redis.call"},
+        {"if has_turn and": "if false and"},
         on_a_server.test_a_slow_worker_keeps_its_turn,
+    ),
+    Mutant(
+        "a turn for nobody is kept",
+        {"(turn[3] or redis.call('ZCARD', SOLO) > 0) and": ""},
+        on_a_server.test_a_turn_for_nobody_is_not_kept,
     ),
     Mutant(
         "to forget again prolongs",

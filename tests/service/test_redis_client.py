@@ -109,6 +109,7 @@ class Absence:
     (0.0, 7),  # it refuses connections
     (redis_client.CONNECT_TIMEOUT_S, 2),
     (redis_client.SOCKET_TIMEOUT_S, 2),  # it hangs
+    (2 * redis_client.SOCKET_TIMEOUT_S, 1),  # it hangs, and so do all other connections
 ])  # fmt: skip
 async def test_patience_ends(clock: FakeClock, attempt_s: float, num_calls: int) -> None:
     """However an absent server shows its absence: whoever asks knows within two seconds."""

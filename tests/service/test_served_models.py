@@ -1,5 +1,6 @@
 """Facts of what an API knows of the models whose files only its workers have."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -39,6 +40,9 @@ async def test_workers_tell_a_revision_that_is_not_known() -> None:
     await queue.report(WorkerStatus(name="a", phase="ready", revision="first"))
     assert "first" == (await model.described()).revision
     await queue.report(WorkerStatus(name="a", phase="ready", revision="second"))
+    await model.ready_worker()
+    assert "second" == (await model.described()).revision
+    await queue.report(WorkerStatus(name="a", phase="ready"))  # of a version that does not say
     await model.ready_worker()
     assert "second" == (await model.described()).revision
 
@@ -82,8 +86,8 @@ async def test_every_answer_has_the_revision_that_made_it(client: httpx.AsyncCli
     """Without a restart of the API: its card, its version, images, and what they are made again
     from."""
     revision = fake_info().revision
-    while "" == (await client.get("/version")).json()["model_revision"]:
-        pass  # until the worker has told
+    while "" == (await client.get("/version")).json()["model_revision"]:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)  # until the worker has told
     assert revision == (await client.get("/version")).json()["model_revision"]
     assert revision == (await client.get("/v1/models")).json()["data"][0]["revision"]
     body = {"class_id": 1, "seed": 2}
