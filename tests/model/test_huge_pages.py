@@ -2,12 +2,21 @@
 
 import re
 import sys
+from collections.abc import Container
 from pathlib import Path
 
 import pytest
 import torch
 
-from model.huge_pages import MIN_BYTES, PAGE_BYTES, use_huge_pages
+from model.huge_pages import (
+    MADV_COLLAPSE,
+    MADV_HUGEPAGE,
+    MAX_REFUSALS,
+    MIN_BYTES,
+    PAGE_BYTES,
+    HugePages,
+    use_huge_pages,
+)
 from model.packed_linear import PackedLinear, can_pack, where_packed
 
 MAPPED = Path("/proc/self/smaps")
@@ -21,6 +30,19 @@ def huge_bytes(address: int) -> int:
             found = re.search(r"AnonHugePages: +(\d+) kB", mapping)
             return int(found[1]) * 1024 if found else 0
     raise AssertionError(f"nothing is mapped at {address:#x}")
+
+
+class Kernel:
+    """Notes what it is asked, and gives no page of those that it `refuses`."""
+
+    def __init__(self, refuses: Container[int] = ()) -> None:
+        self.refuses = refuses
+        self.asked: dict[int, list[int]] = {MADV_HUGEPAGE: [], MADV_COLLAPSE: []}
+
+    def __call__(self, address: int, advice: int) -> bool:
+        page = address // PAGE_BYTES
+        self.asked[advice].append(page)
+        return advice == MADV_HUGEPAGE or page not in self.refuses
 
 
 def test_values_stay_and_pages_are_huge() -> None:
@@ -49,6 +71,32 @@ def test_large_weights_are_laid_there(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = PackedLinear(torch.ones(1024, 1024), torch.zeros(1024), torch.float32)
     assert [where_packed(layer.weight)] == asked
     assert 1024 * 1024 * 4 <= asked[0][1]
+
+
+@pytest.mark.parametrize(("setting", "is_allowed"), [
+    ("always [madvise] never\n", True), ("[always] madvise never\n", True),
+    ("always madvise [never]\n", False), (None, True),
+])  # fmt: skip
+def test_a_host_may_forbid_it(setting: str | None, is_allowed: bool, tmp_path: Path) -> None:
+    """Then nothing is asked; a kernel that does not say is asked."""
+    path, kernel = tmp_path / "enabled", Kernel()
+    if setting is not None:
+        path.write_text(setting, "ascii")
+    done = HugePages(kernel, path).use(PAGE_BYTES, 3 * PAGE_BYTES)
+    assert 3 * PAGE_BYTES * is_allowed == done
+    assert [[1, 2, 3] if is_allowed else []] * 2 == list(kernel.asked.values())
+
+
+def test_after_a_few_refusals_it_waits_for_the_kernel(tmp_path: Path) -> None:
+    """Of whole pages and in a row, for this layer and those that follow: one page that is given
+    begins the count anew, and the first and the last of a layer are not in it."""
+    kernel = Kernel(refuses={0, 1, 3, 4, 5, *range(20, 100)})
+    pages = HugePages(kernel, tmp_path / "enabled")
+    assert PAGE_BYTES == pages.use(1, 4 * PAGE_BYTES)  # 0 and 4 are edges
+    assert 14 * PAGE_BYTES == pages.use(4 * PAGE_BYTES, 96 * PAGE_BYTES)
+    assert 0 == pages.use(200 * PAGE_BYTES, PAGE_BYTES)
+    assert [0, 1, 2, 3, 4, *range(4, 20 + MAX_REFUSALS)] == kernel.asked[MADV_COLLAPSE]
+    assert [0, 1, 2, 3, 4, *range(4, 100), 200] == kernel.asked[MADV_HUGEPAGE]
 
 
 @pytest.mark.parametrize(("platform", "num_bytes"), [("darwin", PAGE_BYTES), ("linux", 4096)])
