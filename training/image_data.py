@@ -55,7 +55,7 @@ def read_picture(source: ImageSource, index: int, bad: BadImages) -> Image.Image
     """
     try:
         with source.open(index) as picture:
-            upright = ImageOps.exif_transpose(picture)
+            upright = _of_bytes(ImageOps.exif_transpose(picture))
             if "transparency" in upright.info or upright.mode in ("RGBA", "LA", "PA"):
                 opaque = Image.new("RGBA", upright.size, WHITE)
                 opaque.alpha_composite(upright.convert("RGBA"))
@@ -64,6 +64,20 @@ def read_picture(source: ImageSource, index: int, bad: BadImages) -> Image.Image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         bad.add(source.name_of(index), f"{type(error).__name__}: {error}")
         raise BadImageError(source.name_of(index)) from error
+
+
+def _of_bytes(picture: Image.Image) -> Image.Image:
+    """Return a picture of 16-bit greys as one of 8 bits; Pillow would clip them to white.
+
+    Raises ValueError for 32-bit values, which do not say what is black and what is white.
+    """
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise ValueError(
+            f"32-bit values (mode {picture.mode}) have no known range: save it with 8 or 16 bits"
+        )
+    return picture
 
 
 def centre_crop(picture: Image.Image, size: int) -> Image.Image:

@@ -133,3 +133,27 @@ def test_transparency_is_white_and_pictures_stand_upright(tmp_path: Path) -> Non
     pixels = ImageData(open_source(tmp_path), range(2), 8).fetch(torch.arange(2), seed=0)
     assert torch.equal(torch.ones(3, 8, 8), pixels[0])
     assert (-1.0, 1.0) == (pixels[1, 0, 0, 0].item(), pixels[1, 0, 7, 0].item())
+
+
+def test_sixteen_bit_greys_keep_their_tones(tmp_path: Path) -> None:
+    """A 16-bit PNG is what its high bytes are, and not white."""
+    folder = tmp_path / "a"
+    folder.mkdir()
+    greys = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+    Image.fromarray(greys).save(folder / "0.png")
+    Image.fromarray((greys >> 8).astype(np.uint8)).save(folder / "1.png")
+    pixels = ImageData(open_source(tmp_path), range(2), 8).fetch(torch.arange(2), seed=0)
+    assert torch.equal(pixels[1], pixels[0])
+    assert (-1.0, 1.0) == (pixels[0].min().item(), pixels[0].max().item())
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_values_of_unknown_range_are_bad_pictures(tmp_path: Path, kind: type) -> None:
+    """32-bit values are listed, and not clipped to white."""
+    picture_folder(tmp_path, {"a": 1})
+    Image.fromarray(np.full((8, 8), 1000, kind)).save(tmp_path / "a" / "001.tiff")
+    data = ImageData(open_source(tmp_path), range(2), 8)
+    pixels = data.fetch(torch.arange(2), seed=0)
+    assert torch.equal(pixels[0], pixels[1])
+    assert ["a/001.tiff"] == list(data.bad.found)
+    assert "have no known range" in data.bad.found["a/001.tiff"]
