@@ -6,7 +6,7 @@ goes on from the last whole shard.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,8 +146,12 @@ def encoded(
 
 
 def export_npz(store: TokenStore, source: ImageSource, folder: Path, stream: TextIO) -> int:
-    """Write a store in the published format, a file for each picture; return how many."""
+    """Write a store in the published format, a file for each picture; return how many.
+
+    Raises TrainingError, before anything is written, if a class name cannot be a folder's.
+    """
     names = store.index.class_names
+    _check_folder_names(names)
     good = np.flatnonzero(store.class_ids != BAD)
     progress = Progress("npz", 0, len(good), stream)
     for count, image in enumerate(good, start=1):
@@ -164,6 +168,16 @@ def export_npz(store: TokenStore, source: ImageSource, folder: Path, stream: Tex
     text = json.dumps(metadata, indent=2) + "\n"
     (folder / "metadata.json").write_text(text, encoding="utf-8")
     return len(good)
+
+
+def _check_folder_names(names: Sequence[str]) -> None:
+    wrong = [name for name in names if name in ("", ".", "..") or set("/\\\0") & set(name)]
+    if wrong:
+        raise TrainingError(
+            "the published format has a folder for each class, and these names cannot be folders: "
+            f"{', '.join(map(repr, wrong))}; rename them in the data to names without / and "
+            "\\, and pretokenize it again"
+        )
 
 
 def published_index(tokenizer: Tokenizer, root: Path) -> StoreIndex:

@@ -147,6 +147,18 @@ def test_published_format_goes_out_and_comes_back(
         assert torch.equal(store.cells(good, views), back.cells(np.arange(9), views))
 
 
+@pytest.mark.parametrize("name", ["../../escaped", "AC/DC", "a\\b", "..", ".", ""])
+def test_names_that_cannot_be_folders_are_refused(
+    work: Pretokenization, tmp_path: Path, name: str
+) -> None:
+    """A class's name never leads out of its folder, or into another: nothing is written."""
+    store = write_store(work, io.StringIO())
+    store = replace(store, index=store.index.but(class_names=("elk", name)))
+    with pytest.raises(TrainingError, match=r"cannot be folders: '.*'; rename them in the data"):
+        export_npz(store, work.source, tmp_path / "npz", io.StringIO())
+    assert ["set", "tokens"] == sorted(path.name for path in tmp_path.iterdir())
+
+
 def test_damaged_published_file_is_listed(
     work: Pretokenization, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
