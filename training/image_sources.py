@@ -103,7 +103,7 @@ def read_manifest(path: Path) -> ImageFiles:
     Each row has a path (`path`, `file_name`, `image` or `file`) and a class by name (`class`,
     `class_name` or `label`).
     """
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:  # Excel begins with a mark
         rows = list(csv.DictReader(file)) if path.suffix == ".csv" else _json_lines(path, file)
     labelled = []
     for number, row in enumerate(rows, start=2 if path.suffix == ".csv" else 1):

@@ -48,6 +48,19 @@ def test_manifest_names_files_and_classes(tmp_path: Path, kind: str) -> None:
     assert picture(1).tobytes() == source.open(1).tobytes()
 
 
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [("csv", "path,class\na/000.png,owl\n"), ("jsonl", '{"path": "a/000.png", "class": "owl"}\n')],
+)
+def test_byte_order_mark_is_no_part_of_a_manifest(tmp_path: Path, kind: str, text: str) -> None:
+    """What Excel and Windows editors save begins with a mark, and reads like any other."""
+    picture_folder(tmp_path, {"a": 1})
+    path = tmp_path / f"set.{kind}"
+    path.write_text(text, "utf-8-sig")
+    source = open_source(path)
+    assert (("owl",), "a/000.png") == (source.class_names, source.name_of(0))
+
+
 def test_fingerprint_follows_the_files(tmp_path: Path) -> None:
     """The same files have the same fingerprint; a changed one another."""
     before = open_source(picture_folder(tmp_path, {"a": 2})).fingerprint
