@@ -65,8 +65,8 @@ def with_classes(run: GeneratorRun) -> GeneratorRun:
 
 def plan(run: GeneratorRun, session: Session) -> None:
     """Say what `train_generator` would do; check data, memory and disk, and change nothing."""
-    data = _open(run)
-    _describe(run, data, load_checked_tokenizer(run), session)
+    data, tokenizer = _open_checked(run)
+    _describe(run, data, tokenizer, session)
 
 
 def train_generator(run: GeneratorRun, session: Session) -> Path:
@@ -74,7 +74,7 @@ def train_generator(run: GeneratorRun, session: Session) -> Path:
 
     Raises TrainingError if the folder, the data or the tokenizer do not fit; see `Trainer.fit`.
     """
-    data, tokenizer = _open(run), load_checked_tokenizer(run)
+    data, tokenizer = _open_checked(run)
     _describe(run, data, tokenizer, session)
     with session.main_first() as is_main:
         if is_main:
@@ -84,7 +84,7 @@ def train_generator(run: GeneratorRun, session: Session) -> Path:
     tokenizer = tokenizer.to(session.device)
     with session.main_first():  # the others find it whole
         store = data.store or _pretokenized(run, data, tokenizer, session)
-    _check_store(store, tokenizer, run)
+        _check_store(store, tokenizer, run)
     generator = starting_generator(run, data.class_names)
     stage = _stage(run, generator.to(session.device), tokenizer, store, data.class_names)
     report = _report(run, data.class_names, session)
@@ -219,6 +219,14 @@ def load_checked_tokenizer(run: GeneratorRun) -> Tokenizer:
     except ValueError as error:
         raise TrainingError(f"tokenizer {run.tokenizer}: {error}") from error
     return tokenizer
+
+
+def _open_checked(run: GeneratorRun) -> tuple[_Data, Tokenizer]:
+    """Open the data and load the tokenizer, which have to fit each other and the generator."""
+    data, tokenizer = _open(run), load_checked_tokenizer(run)
+    if data.store is not None:
+        _check_store(data.store, tokenizer, run)
+    return data, tokenizer
 
 
 def _open(run: GeneratorRun) -> _Data:

@@ -162,5 +162,6 @@ def find_processes(device: str) -> Processes:
     """Join the processes that torchrun started, or be alone. Raises TrainingError without the
     extra."""
     if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
-        return ManyProcesses(use_cpu=device == "cpu")
+        # Left to itself accelerate takes processes without a GPU for as many runs.
+        return ManyProcesses(use_cpu=device == "cpu" or not torch.cuda.is_available())
     return OneProcess()

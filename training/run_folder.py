@@ -27,12 +27,14 @@ BAD_IMAGES_FILE = "bad_images.txt"
 def claim(folder: Path, text: str, file: str = RUN_FILE) -> None:
     """Write what the run was told into a new folder, or check that the folder's run was told so.
 
-    What only says how steps are computed may change, and is written anew. Raises TrainingError for
-    the folder of another run, and for one that holds something else.
+    What only says how steps are computed may change, and so may all before there is a checkpoint:
+    a run that failed at its start is told better by the same command. Raises TrainingError for the
+    folder of another run, and for one that holds something else.
     """
     path = folder / file
     if path.exists():
-        if _decisive(path.read_text(encoding="utf-8")) != _decisive(text):
+        has_begun = any(folder.glob("*/checkpoints/*.pt"))
+        if has_begun and _decisive(path.read_text(encoding="utf-8")) != _decisive(text):
             raise TrainingError(
                 f"{folder} holds a run of another recipe (compare {path}): choose another "
                 "--output, or delete the folder to start again"

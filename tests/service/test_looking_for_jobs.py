@@ -50,7 +50,6 @@ class Looks:
         for kind in (MemoryJobQueue, RedisWorkQueue):
             self._monkeypatch.setattr(kind, "wait_ready", wait_ready)
 
-
     def deafen(self) -> None:
         """Let workers hear what they listen to already, and nothing after it."""
 

@@ -1,6 +1,7 @@
 """From the bundled digits model to one of a user's classes, exported, sampled and pushed."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from model import zoo
@@ -65,7 +67,7 @@ def test_dry_run_tells_what_is_known(
     more = ["--output", str(tmp_path / "run"), "--freeze", "all-but-classes", "--dry-run"]
     assert 0 == finetune.main([*command, *more])
     said = capsys.readouterr().err
-    assert "1 of 2 classes are known" in said
+    assert "which knows 1 of 2 classes by name" in said
     assert "trained: 768 of" in said
     assert not (tmp_path / "run").exists()
 
@@ -153,6 +155,22 @@ def test_any_checkpoint_can_be_exported(run: Path, tmp_path: Path) -> None:
     ours = load_model(info)[0].state_dict()["head.bit_logits.weight"]
     assert torch.equal(state["head.bit_logits.weight"].half().float(), ours)
     assert "seven" in (tmp_path / "model" / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("without", [[], ["tokens"]])
+def test_run_is_exported_after_its_pictures_moved(
+    run: Path, tmp_path: Path, without: list[str]
+) -> None:
+    """The run's folder knows its classes: by its tokens, or else by its finished model."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns(*without))
+    file = copy / "run.yaml"
+    settings = yaml.safe_load(file.read_text("utf-8"))
+    settings["data"]["path"] = str(tmp_path / "moved")
+    file.write_text(yaml.safe_dump(settings), "utf-8")
+    assert 0 == export.main([str(copy), "--output", str(tmp_path / "model")])
+    names = [label.name for label in zoo.resolve(tmp_path / "model").class_labels]
+    assert ["seven", "tick"] == names
 
 
 def test_model_can_be_exported_again(run: Path, tmp_path: Path) -> None:

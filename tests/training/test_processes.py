@@ -32,17 +32,22 @@ def together(
     **settings: Any,
 ) -> subprocess.CompletedProcess[str]:
     """Train a tiny model on `count` processes."""
+    options: dict[str, Any] = {"stage": stage, "settings": settings}
+    if fatal_step is not None:
+        options["fatal_step"] = fatal_step
+    program = str(ROOT / "tests/training/tiny_processes.py")
+    return torchrun(count, program, str(folder), json.dumps(options))
+
+
+def torchrun(count: int, *program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in `count` processes."""
     pytest.importorskip("accelerate", reason="pip install 'bar-serve[train]'")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    options: dict[str, Any] = {"stage": stage, "settings": settings}
-    if fatal_step is not None:
-        options["fatal_step"] = fatal_step
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count),
-        "--master-addr", "127.0.0.1", "--master-port", str(port),
-        str(ROOT / "tests/training/tiny_processes.py"), str(folder), json.dumps(options),
+        "--master-addr", "127.0.0.1", "--master-port", str(port), *program,
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     return subprocess.run(

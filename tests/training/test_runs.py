@@ -8,6 +8,7 @@ import pytest
 from model import zoo
 from model.checkpoint import load_model
 from tests.training.pictures_on_disk import picture_folder
+from tests.training.test_processes import torchrun
 from training.commands import pretokenize, train
 from training.tokenizer_files import load_tokenizer
 
@@ -83,6 +84,42 @@ def test_dry_run_says_and_does_nothing(
         assert "memory: about" in said
         assert "3 steps of 4" in said
     assert [] == list(tmp_path.iterdir())
+
+
+def test_torchrun_is_one_run_without_a_gpu_too(pictures: Path, tmp_path: Path) -> None:
+    """Nobody has to say that there is none: two processes share the steps, and one tells."""
+    command = ["-m", "service", "train", "tokenizer", *SHORT, "--data", str(pictures)]
+    done = torchrun(2, *command, "--output", str(tmp_path / "run"))
+    assert 0 == done.returncode, done.stderr
+    assert 1 == done.stderr.count("memory: about")
+    rows = (tmp_path / "run" / "tokenizer" / "metrics.jsonl").read_text("utf-8").splitlines()
+    steps = [json.loads(row)["step"] for row in rows if json.loads(row)["split"] == "held_out"]
+    assert [0, 3] == steps
+
+
+def test_before_a_checkpoint_the_command_may_be_mended(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that failed at its start, for want of a network, is told better in the same folder."""
+    command = ["tokenizer", *SHORT, "--data", str(pictures), "--output", str(tmp_path / "run")]
+    networks = f"networks.folder={tmp_path}"
+    assert 1 == train.main([*command, "--set", "losses.lpips=1", "--set", networks])
+    assert "losses.lpips" in capsys.readouterr().err
+    assert 0 == train.main(command)
+
+
+def test_dry_run_refuses_tokens_of_another_tokenizer(
+    tokenizer: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the run itself would, before it claims its folder."""
+    tokens = str(tmp_path / "tokens")
+    packing = ["--data", str(pictures), "--tokenizer", str(tokenizer), "--output", tokens]
+    assert 0 == pretokenize.main(packing)
+    command = ["generator", *SHORT, "--tokenizer", "digits", "--data", tokens]
+    for more in (["--dry-run"], []):
+        assert 1 == train.main([*command, "--output", str(tmp_path / "run"), *more])
+        assert "another tokenizer" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_finished_run_is_not_trained_again(
