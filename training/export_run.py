@@ -23,6 +23,7 @@ from model.tokenizer import Tokenizer
 from training.config_files import build_run
 from training.errors import TrainingError
 from training.generator_run import (
+    TOKENS_FOLDER,
     class_labels,
     class_names,
     finished_generator,
@@ -34,6 +35,7 @@ from training.run_config import GeneratorRun
 from training.run_folder import MODEL_FOLDER, RUN_FILE
 from training.sampling_run import find_model
 from training.sweep_results import Sweep, read_sweep
+from training.token_store import is_store, open_store
 
 STAGE_FOLDER = "generator"
 NOTE_HEADING = "\n## Sampling defaults\n\n"
@@ -132,7 +134,7 @@ def _with_note(files: Mapping[str, bytes], note: str) -> Mapping[str, bytes]:
 
 def _from_run(work: Export) -> _Parts:
     run = build_run(GeneratorRun, file=work.source / RUN_FILE)
-    path, names = _checkpoint(work), class_names(run)
+    path, names = _checkpoint(work), _names_in(work.source, run)
     state = read_checkpoint(path)
     weights = state.get("average", state["model"])
     return _Parts(
@@ -144,6 +146,16 @@ def _from_run(work: Export) -> _Parts:
         card_files(run, work.source / STAGE_FOLDER, names),
         f"step {state['step']} of a run of bar-serve on {run.data.name}",
     )
+
+
+def _names_in(folder: Path, run: GeneratorRun) -> tuple[str, ...]:
+    """Return the run's class names from its own folder; its data may have moved since."""
+    if is_store(folder / TOKENS_FOLDER):
+        return open_store(folder / TOKENS_FOLDER).index.class_names
+    if (folder / MODEL_FOLDER).is_dir():
+        labels = zoo.resolve(folder / MODEL_FOLDER).class_labels
+        return tuple(label.wordnet_id or label.name for label in labels)
+    return class_names(run)
 
 
 def _checkpoint(work: Export) -> Path:
