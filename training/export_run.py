@@ -73,8 +73,7 @@ def export(work: Export) -> zoo.ModelInfo:
     Raises TrainingError for a run without such a checkpoint and for settings out of range,
     CheckpointError for a directory that is no model.
     """
-    is_run = (work.source / STAGE_FOLDER).is_dir() and (work.source / RUN_FILE).is_file()
-    parts = _from_run(work) if is_run else _from_model(work)
+    parts = _parts_of(work)
     sampling, note = _defaults(work, parts)
     tokenizer = parts.tokenizer
     if not work.with_encoder:
@@ -90,6 +89,22 @@ def export(work: Export) -> zoo.ModelInfo:
         extra_files=_with_note(parts.files, note),
         source=parts.source,
     )
+
+
+def plan(work: Export) -> str:
+    """Return what `export` would write. Raises what it raises, and writes nothing."""
+    parts = _parts_of(work)
+    sampling, _ = _defaults(work, parts)
+    return (
+        f"{work.name or parts.name} ({len(parts.labels)} classes, {parts.source}) would be in "
+        f"{work.output}: {work.precision}, guidance {sampling.guidance_scale:g}, temperature "
+        f"{sampling.temperature:g}"
+    )
+
+
+def _parts_of(work: Export) -> _Parts:
+    is_run = (work.source / STAGE_FOLDER).is_dir() and (work.source / RUN_FILE).is_file()
+    return _from_run(work) if is_run else _from_model(work)
 
 
 def _defaults(work: Export, parts: _Parts) -> tuple[SamplingConfig, str]:

@@ -142,11 +142,17 @@ def test_decoder_is_finetuned_alone(pictures: Path, tmp_path: Path) -> None:
     assert 10 == len(info.class_labels)
 
 
-def test_any_checkpoint_can_be_exported(run: Path, tmp_path: Path) -> None:
+def test_any_checkpoint_can_be_exported(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A step's weights, in half precision, under a new name, with new defaults, no encoder."""
     command = [str(run), "--output", str(tmp_path / "model"), "--checkpoint", "1", "--name", "m"]
     more = ["--dtype", "float16", "--no-encoder", "--guidance-scale", "3", "--temperature", "1"]
-    assert 0 == export.main([*command, *more, "--unmask-schedule", "12,12"])
+    command += [*more, "--unmask-schedule", "12,12"]
+    assert 0 == export.main([*command, "--dry-run"])
+    assert "m (2 classes, step 1 of a run" in capsys.readouterr().out
+    assert not (tmp_path / "model").exists()
+    assert 0 == export.main(command)
     info = zoo.resolve(tmp_path / "model")
     assert ("m", 3.0, 1.0) == (info.name, info.sampling.guidance_scale, info.sampling.temperature)
     assert (12, 12) == info.sampling.unmask_schedule
@@ -210,7 +216,10 @@ def test_samples_as_a_grid_and_for_evaluators(run: Path, tmp_path: Path) -> None
     """A grid has a column for each class; the npz has the same pixels, classes in turn."""
     command = ["--model", str(run), "--per-class", "2", "--seed", "5", "--batch-size", "3"]
     assert 0 == sample.main([*command, "--output", str(tmp_path / "s.png"), "--temperature", "1"])
-    assert 0 == sample.main([*command, "--output", str(tmp_path / "s.npz"), "--temperature", "1"])
+    npz = [*command, "--output", str(tmp_path / "s.npz"), "--temperature", "1"]
+    assert 0 == sample.main([*npz, "--dry-run"])
+    assert not (tmp_path / "s.npz").exists()
+    assert 0 == sample.main(npz)
     with np.load(tmp_path / "s.npz") as arrays:
         images = arrays["arr_0"]
     assert ((4, 64, 64, 3), np.uint8) == (images.shape, images.dtype)

@@ -21,25 +21,27 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from training.export_run import Export, export  # noqa: PLC0415
+    from training.export_run import Export, export, plan  # noqa: PLC0415
 
     changes = {
         "guidance_scale": arguments.guidance_scale,
         "temperature": arguments.temperature,
         "unmask_schedule": arguments.unmask_schedule,
     }
-    info = export(
-        Export(
-            source=arguments.source,
-            output=arguments.output,
-            checkpoint=arguments.checkpoint,
-            precision=arguments.dtype,
-            with_encoder=not arguments.no_encoder,
-            name=arguments.name,
-            sampling={name: value for name, value in changes.items() if value is not None},
-            sweep=arguments.sampling_from,
-        )
+    work = Export(
+        source=arguments.source,
+        output=arguments.output,
+        checkpoint=arguments.checkpoint,
+        precision=arguments.dtype,
+        with_encoder=not arguments.no_encoder,
+        name=arguments.name,
+        sampling={name: value for name, value in changes.items() if value is not None},
+        sweep=arguments.sampling_from,
     )
+    if arguments.dry_run:
+        print(plan(work))
+        return
+    info = export(work)
     print(
         f"{info.name} (revision {info.revision}, {len(info.class_labels)} classes) is in "
         f"{arguments.output}: bar serve --model {arguments.output}"
@@ -81,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--guidance-scale", type=float, metavar="X", help="a new default")
     parser.add_argument("--temperature", type=float, metavar="X", help="a new default")
     parser.add_argument("--unmask-schedule", type=_schedule, metavar="N,N,…", help="a new default")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
     return parser
 
 

@@ -44,11 +44,14 @@ def _sample(arguments: argparse.Namespace) -> None:
     classes = sampler.find_classes(arguments.classes)
     count = arguments.num_images or arguments.per_class * len(classes)
     series = Series(class_ids=classes, num_images=count, first_seed=arguments.seed)
-    save = save_sheet if arguments.output.suffix == ".png" else save_npz
-    save(arguments.output, sampler, series, sys.stderr)
+    if not arguments.dry_run:
+        save = save_sheet if arguments.output.suffix == ".png" else save_npz
+        save(arguments.output, sampler, series, sys.stderr)
     names = ", ".join(sampler.info.class_labels[class_id].name for class_id in classes[:10])
+    are_there = "would be" if arguments.dry_run else "are"
     print(
-        f"{count} images of {names}{' …' if len(classes) > 10 else ''} are in {arguments.output}: "
+        f"{count} images of {names}{' …' if len(classes) > 10 else ''} {are_there} in "
+        f"{arguments.output}: "
         f"guidance {sampler.sampling.guidance_scale:g}, temperature "
         f"{sampler.sampling.temperature:g}, {sampler.sampling.order} order, seeds from "
         f"{arguments.seed}"
@@ -77,4 +80,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, default=Path("samples.png"), metavar="FILE", help=".png or .npz"
     )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be drawn, and stop")
     return parser
