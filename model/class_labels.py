@@ -159,6 +159,10 @@ class ClassLabels(Sequence[ClassLabel]):
             return self._at(int(key) if len(key) < 10 else None)
         raise self._unknown(key)
 
+    def called(self, name: str) -> Sequence[ClassLabel]:
+        """Return the classes with this WordNet id or name: none, one, or several."""
+        return tuple(self._by_key.get(_normalize(name), ()))
+
     def search(self, query: str, limit: int = 10) -> list[ClassLabel]:
         """Return at most `limit` classes, best match first.
 

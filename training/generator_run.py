@@ -38,7 +38,13 @@ from training.run_stage import Session, check_room, fit, open_report, seeded
 from training.token_store import BAD, StoredTokens, TokenStore, is_store, open_store
 from training.tokenizer_files import fingerprint, load_tokenizer
 from training.trackers import choose_trackers
-from training.transplant import check_transplant, fresh_names, plain, transplant
+from training.transplant import (
+    ambiguous_classes,
+    check_transplant,
+    fresh_names,
+    known_classes,
+    transplant,
+)
 
 TOKENS_FOLDER = "tokens"
 
@@ -116,7 +122,7 @@ def starting_generator(run: GeneratorRun, names: Sequence[str]) -> Generator:
             info = base_of(run)
             generator = transplant(
                 load_model(info)[0],
-                _names_of(info),
+                info.class_labels,
                 run.generator,
                 names,
                 run.dropout,
@@ -130,7 +136,7 @@ def narrow(run: GeneratorRun, names: Sequence[str], generator: Generator) -> Non
     """Freeze what the run does not train, and add its adapters."""
     if run.lora is not None:
         info = base_of(run)
-        fresh = fresh_names(generator, info.generator, _names_of(info), names)
+        fresh = fresh_names(generator, info.generator, info.class_labels, names)
         add_adapters(generator, run.lora, frozen=run.frozen, fresh=fresh)
     elif run.frozen:
         freeze(generator, run.frozen)
@@ -156,10 +162,6 @@ def base_of(run: GeneratorRun) -> zoo.ModelInfo:
     """Return the model that the run starts from."""
     assert run.start_from is not None
     return zoo.resolve(run.start_from)
-
-
-def _names_of(info: zoo.ModelInfo) -> list[str]:
-    return [label.name for label in info.class_labels]
 
 
 def _merged_and_kept(run: GeneratorRun, generator: Generator, session: Session) -> Generator:
@@ -294,11 +296,20 @@ def _describe(run: GeneratorRun, data: _Data, tokenizer: Tokenizer, session: Ses
 def _describe_start(run: GeneratorRun, names: Sequence[str], session: Session) -> None:
     info = base_of(run)
     check_transplant(info.generator, run.generator, reinitialise=run.reinitialise)
-    num_known = len(set(map(plain, names)) & set(map(plain, _names_of(info))))
+    num_known = sum(row is not None for row in known_classes(info.class_labels, names))
     session.tell(
         "from",
         f"{info.name} {info.revision}, which knows {num_known} of {len(names)} classes by name",
     )
+    if ambiguous := ambiguous_classes(info.class_labels, names):
+        listed = "; ".join(
+            f"{name} ({', '.join(label.wordnet_id or str(label.index) for label in labels)})"
+            for name, labels in ambiguous.items()
+        )
+        session.warn(
+            f"{info.name} has several classes of these names, which begin as new ones: {listed}; "
+            "name yours by the WordNet id, or by another of its names, to keep what it knows"
+        )
 
 
 def class_labels(names: Sequence[str]) -> ClassLabels:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.class_labels import ClassLabel, ClassLabels
 from model.config import GeneratorConfig
 from model.generator import Generator
 from model.transformer import FIRST_CLASS_ROW, SPARE_CONDITIONS, SPARE_POSITIONS
@@ -38,7 +39,7 @@ REINITIALISED = {
 
 def transplant(
     donor: Generator,
-    donor_names: Sequence[str],
+    donor_labels: ClassLabels,
     config: GeneratorConfig,
     names: Sequence[str],
     dropout: float,
@@ -47,9 +48,10 @@ def transplant(
 ) -> Generator:
     """Return a generator of `config` with the donor's weights.
 
-    A class of the same name keeps its row; a new one begins as the mean of the old ones with a
-    little noise, drawn from torch's generator; "no class" stays. With `reinitialise`, layers that
-    another number of bits, patch or head makes meaningless begin as in training from the start.
+    A class that the donor knows, by name or WordNet id, keeps its row; a new one begins as the mean
+    of the old ones with a little noise, drawn from torch's generator; "no class" stays. With
+    `reinitialise`, layers that another number of bits, patch or head makes meaningless begin as in
+    training from the start.
     Raises TrainingError if more differs than that.
     """
     check_transplant(donor.config, config, reinitialise=reinitialise)
@@ -57,7 +59,7 @@ def transplant(
     if anew := anew_globs(donor.config, config):
         initialise_generator(generator)
     state = dict(donor.state_dict())
-    state[CLASS_TABLE] = class_rows(state[CLASS_TABLE], donor_names, names)
+    state[CLASS_TABLE] = class_rows(state[CLASS_TABLE], donor_labels, names)
     if config.tokens_per_side != donor.config.tokens_per_side:
         for name in CELL_TABLES:
             state[name] = cell_rows(state[name], donor.config, config)
@@ -105,12 +107,12 @@ def anew_globs(old: GeneratorConfig, new: GeneratorConfig) -> list[str]:
 
 
 def fresh_names(
-    generator: Generator, old: GeneratorConfig, old_names: Sequence[str], names: Sequence[str]
+    generator: Generator, old: GeneratorConfig, old_labels: ClassLabels, names: Sequence[str]
 ) -> set[str]:
     """Return the parameters of `generator` that hold something which the old model did not know:
     rows of new classes, stretched position tables, layers that begin anew."""
     new, fresh = generator.config, set[str]()
-    if set(map(plain, names)) - set(map(plain, old_names)):
+    if None in known_classes(old_labels, names):
         fresh.add(CLASS_TABLE)
     if new.tokens_per_side != old.tokens_per_side:
         fresh |= {*CELL_TABLES, SEQUENCE_TABLE}
@@ -122,7 +124,7 @@ def _fits(name: str, globs: Sequence[str]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)
 
 
-def class_rows(table: Tensor, old: Sequence[str], new: Sequence[str]) -> Tensor:
+def class_rows(table: Tensor, old: ClassLabels, new: Sequence[str]) -> Tensor:
     """Return the class table (3 + classes + 1, D) for the names `new`."""
     first, old_rows, null = (
         table[:FIRST_CLASS_ROW],
@@ -130,19 +132,25 @@ def class_rows(table: Tensor, old: Sequence[str], new: Sequence[str]) -> Tensor:
         table[FIRST_CLASS_ROW + len(old) :],
     )
     mean, spread = old_rows.mean(dim=0), old_rows.std(dim=0, unbiased=False)
-    known = {plain(name): row for name, row in zip(old, old_rows, strict=True)}
     rows = [
-        known[plain(name)]
-        if plain(name) in known
-        else mean + NOISE * spread * torch.randn_like(mean)
-        for name in new
+        mean + NOISE * spread * torch.randn_like(mean) if known is None else old_rows[known]
+        for known in known_classes(old, new)
     ]
     return torch.cat([first, torch.stack(rows), null])
 
 
-def plain(name: str) -> str:
-    """Fold what people write differently in a class name."""
-    return " ".join(name.replace("_", " ").replace("-", " ").split()).casefold()
+def known_classes(old: ClassLabels, names: Sequence[str]) -> list[int | None]:
+    """Return for each name which old class it is, by any of its names or its WordNet id.
+
+    None is a class that is new, or whose name several old ones have (ImageNet has two cranes).
+    """
+    found = [old.called(name) for name in names]
+    return [labels[0].index if len(labels) == 1 else None for labels in found]
+
+
+def ambiguous_classes(old: ClassLabels, names: Sequence[str]) -> dict[str, Sequence[ClassLabel]]:
+    """Return the names that several old classes have, with those classes."""
+    return {name: labels for name in names if len(labels := old.called(name)) > 1}
 
 
 def cell_rows(table: Tensor, old: GeneratorConfig, new: GeneratorConfig) -> Tensor:

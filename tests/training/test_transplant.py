@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from model.class_labels import ClassLabels
 from model.generator import Generator
 from tests.model.tiny import NUM_CLASSES, tiny_config, tiny_generator
 from training.errors import TrainingError
@@ -13,13 +14,16 @@ from training.transplant import (
     CELL_TABLES,
     CLASS_TABLE,
     SEQUENCE_TABLE,
+    ambiguous_classes,
     cell_rows,
     class_rows,
     fresh_names,
+    known_classes,
     transplant,
 )
 
-OLD = ["owl", "sea_eagle", "wren", "gull", "tern"]
+NAMES = ["owl", "sea_eagle", "wren", "gull", "tern"]
+OLD = ClassLabels.from_names(NAMES)
 
 
 def test_known_classes_keep_what_the_model_knows() -> None:
@@ -35,6 +39,26 @@ def test_known_classes_keep_what_the_model_knows() -> None:
     assert torch.equal(theirs[3 + NUM_CLASSES], table[3 + 3])
     kept = {name: value for name, value in ours.state_dict().items() if "class_embed" not in name}
     assert all(torch.equal(donor.state_dict()[name], value) for name, value in kept.items())
+
+
+def test_classes_are_known_by_any_of_their_names() -> None:
+    """Folders named by WordNet ids or synonyms are ImageNet's classes; a number is no index."""
+    imagenet = ClassLabels.imagenet()
+    ids = [str(label.wordnet_id) for label in imagenet]
+    assert list(range(1000)) == known_classes(imagenet, ids)
+    assert [0, 0, None, None] == known_classes(imagenet, ["Tinca_tinca", "tench", "7", "typeface"])
+    table = torch.randn(3 + 1000 + 1, 8)
+    assert torch.equal(table, class_rows(table, imagenet, ids))
+
+
+def test_name_of_two_classes_is_new() -> None:
+    """ImageNet's two cranes are told apart by WordNet id only: the name alone takes neither."""
+    imagenet = ClassLabels.imagenet()
+    assert [None, 134, 517] == known_classes(imagenet, ["crane", "n02012849", "n03126707"])
+    found = ambiguous_classes(imagenet, ["crane", "tench", "maillot", "heron"])
+    assert {"crane": [134, 517], "maillot": [638, 639]} == {
+        name: [label.index for label in labels] for name, labels in found.items()
+    }
 
 
 def test_new_class_begins_in_the_middle_of_the_old_ones() -> None:
@@ -73,7 +97,7 @@ def test_other_grid_stretches_the_position_tables() -> None:
     assert (rows.diff(dim=1) > 0).all()
     assert rows.diff(dim=0).abs().max() < 1e-5
     donor = tiny_generator(dtype=torch.float32)
-    larger = transplant(donor, OLD, new, OLD, 0.0)
+    larger = transplant(donor, OLD, new, NAMES, 0.0)
     assert torch.equal(Generator(new).trunk.cos, larger.trunk.cos)
     assert len(donor.trunk.cos) < len(larger.trunk.cos)
     prefix = slice(0, old.prefix_len)
@@ -98,7 +122,7 @@ def test_other_bits_are_refused_unless_asked_for(changes: dict[str, Any], messag
     """What would change the meaning of bits, or the head, is an error with both numbers."""
     config = replace(tiny_config(), **changes)
     with pytest.raises(TrainingError, match=message):
-        transplant(tiny_generator(dtype=torch.float32), OLD, config, OLD, 0.0)
+        transplant(tiny_generator(dtype=torch.float32), OLD, config, NAMES, 0.0)
 
 
 def test_other_trunk_is_always_refused() -> None:
@@ -106,7 +130,7 @@ def test_other_trunk_is_always_refused() -> None:
     config = replace(tiny_config(), bits_per_latent=8, depth=3, width=64)
     message = r"keeps the trunk .* got width 64 \(was 32\), depth 3 \(was 2\): train"
     with pytest.raises(TrainingError, match=message):
-        transplant(tiny_generator(dtype=torch.float32), OLD, config, OLD, 0.0, reinitialise=True)
+        transplant(tiny_generator(dtype=torch.float32), OLD, config, NAMES, 0.0, reinitialise=True)
 
 
 @pytest.mark.parametrize(
@@ -123,8 +147,8 @@ def test_layers_begin_anew_on_request(changes: dict[str, Any]) -> None:
     and are named as new; all others are the donor's."""
     donor, config = tiny_generator(dtype=torch.float32), replace(tiny_config(), **changes)
     torch.manual_seed(0)
-    ours = transplant(donor, OLD, config, OLD, 0.0, reinitialise=True)
-    theirs, fresh = donor.state_dict(), fresh_names(ours, donor.config, OLD, OLD)
+    ours = transplant(donor, OLD, config, NAMES, 0.0, reinitialise=True)
+    theirs, fresh = donor.state_dict(), fresh_names(ours, donor.config, OLD, NAMES)
     assert fresh
     for name, value in ours.named_parameters():
         assert (name not in fresh) == (name in theirs and value.equal(theirs[name])), name
@@ -144,4 +168,4 @@ def test_what_is_new_to_a_model() -> None:
     assert set() == fresh_names(one, old, OLD, ["wren"])
     assert {CLASS_TABLE} == fresh_names(one, old, OLD, ["heron"])
     larger = Generator(replace(old, grid_size=8))
-    assert {*CELL_TABLES, SEQUENCE_TABLE} == fresh_names(larger, old, OLD, OLD)
+    assert {*CELL_TABLES, SEQUENCE_TABLE} == fresh_names(larger, old, OLD, NAMES)
