@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from model.config import GeneratorConfig
 from training.errors import TrainingError
 from training.presets import GENERATORS, TOKENIZERS
-from training.published_yaml import is_published, read_published
+from training.published_yaml import flatten, is_published, read_published
 from training.run_config import GeneratorRun, TokenizerRun
 from training.section import Section, explain
 
@@ -42,10 +42,12 @@ def build_run(
     """Return the run of a preset, or of `base`, changed by a YAML file, by `given` values, then by
     `overrides`.
 
-    A file may name its own preset under `preset`. Raises TrainingError naming what is wrong.
+    A file may name its own preset under `preset`, for when no other is asked for. Raises
+    TrainingError naming what is wrong and, where settings are missing, the preset nearest by them.
     """
     from_file = {} if file is None else read_yaml(file, kind)
-    name = from_file.pop("preset", preset) if preset is None else preset
+    named = from_file.pop("preset", None)
+    name = named if preset is None else preset
     lowest = (base or {}) if name is None else preset_values(kind, name)
     layers = [from_file, given or {}, *map(parse_override, overrides)]
     lowest = _for_head(lowest, reduce(merged, layers, lowest))
@@ -53,7 +55,33 @@ def build_run(
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise explain(error) from error
+        found = explain(error)
+        if name is not None or not _leaves_out(kind, error):
+            raise found from error
+        raise TrainingError(
+            f"{found}; what is left out a preset has: add --preset {_nearest(kind, values)}"
+        ) from error
+
+
+def _leaves_out(kind: type[Section], error: ValidationError) -> bool:
+    """Say whether something is missing that presets have; where the data is, none of them says."""
+    in_presets = next(iter(PRESETS[kind].values())).to_json()
+    return any(
+        finding["loc"]
+        and finding["loc"][0] in in_presets
+        and (finding["type"] == "missing" or "missing keys ['" in finding["msg"])
+        for finding in error.errors()
+    )
+
+
+def _nearest(kind: type[Section], values: Values) -> str:
+    """Return the preset that has most settings as they are in `values`."""
+    wanted = dict(flatten(values))
+
+    def num_common(name: str) -> int:
+        return sum(wanted.get(key) == value for key, value in flatten(preset_values(kind, name)))
+
+    return max(PRESETS[kind], key=num_common)
 
 
 def preset_values(kind: type[Section], name: str) -> Values:
