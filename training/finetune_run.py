@@ -13,10 +13,11 @@ from typing import Any
 
 from model import zoo
 from model.checkpoint import load_model, save_model
-from model.config import GeneratorConfig, SamplingConfig
+from model.config import GeneratorConfig, SamplingConfig, TokenizerConfig
 from training.config_files import build_run
 from training.data_path import data_name
 from training.generator_run import with_classes
+from training.presets import TOKENIZERS
 from training.run_config import GeneratorRun, TokenizerRun
 from training.run_folder import MODEL_FOLDER
 from training.run_stage import Session
@@ -102,17 +103,33 @@ def _rescheduled(sampling: SamplingConfig, size: GeneratorConfig) -> SamplingCon
 def decoder_run(
     model: str, data: Path, *, file: Path | None = None, overrides: Sequence[str] = ()
 ) -> TokenizerRun:
-    """Return the run that trains the decoder of `model` on `data`."""
+    """Return the run that trains the decoder of `model` on `data`.
+
+    A tokenizer of a preset's architecture keeps the losses that it was trained with.
+    """
     optimiser = {**TRAINING["optimiser"], "beta2": 0.999, "weight_decay": 0.0}
+    tokenizer = load_tokenizer(model).config
     base = {
+        **_perception(tokenizer),
         "name": f"{zoo.resolve(model).name}-{data_name(data)}",
-        "tokenizer": load_tokenizer(model).config.to_json(),
+        "tokenizer": tokenizer.to_json(),
         "training": {**TRAINING, "optimiser": optimiser},
         "data": {"path": str(data), "crop": "centre", "flip": False},
         "start_from": model,
         "trained": "decoder",
     }
     return build_run(TokenizerRun, base=base, file=file, overrides=overrides)
+
+
+def _perception(tokenizer: TokenizerConfig) -> dict[str, Any]:
+    """Return the losses of the preset that has this tokenizer, and the networks behind them."""
+    for recipe in TOKENIZERS.values():
+        if recipe.tokenizer == tokenizer:
+            values = recipe.to_json()
+            told = {name: values[name] for name in ("losses", "discriminator", "networks")}
+            # The decoder is past the steps that the adversarial loss waits for.
+            return {**told, "discriminator": {**told["discriminator"], "start": 0}}
+    return {}
 
 
 def finetune_decoder(run: TokenizerRun, model: str, session: Session) -> Path:

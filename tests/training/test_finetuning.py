@@ -18,7 +18,9 @@ from model.config import ImageRequest
 from model.generate import generate
 from model.tokenizer import Tokenizer
 from tests.training.pictures_on_disk import picture_folder
+from training import finetune_run
 from training.commands import export, finetune, push, sample
+from training.presets import TOKENIZERS
 from training.push_run import prepare
 from training.push_run import push as push_to
 from training.run_checkpoints import read_checkpoint
@@ -161,6 +163,18 @@ def test_any_checkpoint_can_be_exported(
     ours = load_model(info)[0].state_dict()["head.bit_logits.weight"]
     assert torch.equal(state["head.bit_logits.weight"].half().float(), ours)
     assert "seven" in (tmp_path / "model" / "README.md").read_text("utf-8")
+
+
+def test_decoder_keeps_the_losses_of_its_training() -> None:
+    """A published tokenizer is finetuned on what it was trained on; one of no preset on pixels."""
+    for recipe in TOKENIZERS.values():
+        told = finetune_run._perception(recipe.tokenizer)
+        assert recipe.losses.to_json() == told["losses"]
+        assert recipe.networks.to_json() == told["networks"]
+        assert {**recipe.discriminator.to_json(), "start": 0} == told["discriminator"]
+    assert TOKENIZERS["bar-fsq-16bits"].losses.adversarial
+    own = replace(TOKENIZERS["bar-fsq-16bits"].tokenizer, bits_per_latent=12)
+    assert {} == finetune_run._perception(own)
 
 
 @pytest.mark.parametrize("without", [[], ["tokens"]])
