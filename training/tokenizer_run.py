@@ -30,6 +30,8 @@ from training.tokenizer_stage import SHEET_TITLE, TokenizerStage
 from training.trackers import choose_trackers
 from training.turns import Opponent
 
+DATA_FILE = "data.txt"  # the fingerprint of a tokenizer's pictures
+
 
 @dataclass(frozen=True)
 class _Pictures:
@@ -37,6 +39,7 @@ class _Pictures:
     held_out: ImageData
     bad: BadImages
     class_names: tuple[str, ...]
+    fingerprint: str
 
 
 def plan(run: TokenizerRun, session: Session) -> None:
@@ -54,6 +57,7 @@ def train_tokenizer(run: TokenizerRun, session: Session) -> Path:
     with session.main_first() as is_main:
         if is_main:
             claim(session.folder, to_yaml(run))
+            _claim_pictures(session.folder, pictures.fingerprint)
     tokenizer = starting_tokenizer(run).to(session.device)
     stage = TokenizerStage(
         tokenizer,
@@ -74,6 +78,21 @@ def train_tokenizer(run: TokenizerRun, session: Session) -> Path:
         if is_main:
             save_tokenizer(directory, tokenizer)
     return directory
+
+
+def _claim_pictures(folder: Path, fingerprint: str) -> None:
+    """Write which pictures a run is of, or check that it goes on with the same ones.
+
+    Others would be split otherwise, and the run measured on what it was trained on.
+    """
+    path = folder / DATA_FILE
+    before = path.read_text(encoding="utf-8").strip() if path.exists() else fingerprint
+    if before != fingerprint and any(folder.glob("*/checkpoints/*.pt")):
+        raise TrainingError(
+            f"{folder} was begun on other pictures (fingerprint {before}, now {fingerprint}): "
+            "bring those back, or choose another --output"
+        )
+    path.write_text(f"{fingerprint}\n", encoding="utf-8")
 
 
 def _report(run: TokenizerRun, pictures: _Pictures, session: Session) -> Report:
@@ -141,6 +160,7 @@ def _open(run: TokenizerRun) -> _Pictures:
         ImageData(source, held_out, size, num_threads=data.threads, bad=bad),
         bad,
         source.class_names,
+        source.fingerprint,
     )
 
 

@@ -134,6 +134,20 @@ def test_finished_run_is_not_trained_again(
     assert "holds a run of another recipe" in capsys.readouterr().err
 
 
+def test_run_of_other_pictures_does_not_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once there is a checkpoint, a picture more would change what is held out: refused."""
+    pictures = picture_folder(tmp_path / "birds", {"owl": 4, "wren": 4})
+    command = ["tokenizer", *SHORT, "--data", str(pictures), "--output", str(tmp_path / "run")]
+    assert 0 == train.main(command)
+    (pictures / "owl" / "more.png").write_bytes((pictures / "owl" / "000.png").read_bytes())
+    assert 1 == train.main(command)
+    assert "was begun on other pictures" in capsys.readouterr().err
+    (pictures / "owl" / "more.png").unlink()
+    assert 0 == train.main(command)
+
+
 def test_decoder_alone_leaves_the_bits(tokenizer: Path, pictures: Path, tmp_path: Path) -> None:
     """Finetuning the decoder changes pictures and not bits: the fingerprint stays."""
     command = ["tokenizer", *SHORT, "--data", str(pictures), "--output", str(tmp_path / "ft")]
