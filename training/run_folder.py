@@ -3,6 +3,7 @@
 run.yaml          everything that decides what the run computes
 tokenizer/ or generator/   metrics.jsonl, samples, checkpoints
 tokens/           the data set as bits, unless it came so
+data.txt          of a tokenizer's run: the fingerprint of its pictures
 bad_images.txt    pictures that could not be read, if there are any
 model/            what came of it: a tokenizer, or a model that `bar serve --model` loads
 adapter/          of a LoRA run: the adapters alone, as peft reads them
