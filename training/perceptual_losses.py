@@ -23,6 +23,7 @@ from training.pretrained import (
     VGG16,
     NetworksConfig,
     PretrainedFile,
+    find_pretrained,
     read_pretrained,
 )
 from training.tokenizer_loss import PIXEL_LOSSES, Loss, TokenizerLossWeights
@@ -51,6 +52,19 @@ def build_losses(
         network = _frozen(ConvNext(), CONVNEXT_SMALL, "convnext", networks, device)
         losses["convnext"] = LogitsLoss(network)
     return losses
+
+
+def check_networks(weights: TokenizerLossWeights, networks: NetworksConfig) -> None:
+    """Raise TrainingError for the first file that a loss needs and that is not on this machine."""
+    needed = (
+        (weights.lpips, "lpips", VGG16),
+        (weights.lpips, "lpips", LPIPS_VGG),
+        (weights.gram, "gram", VGG16),
+        (weights.convnext, "convnext", CONVNEXT_SMALL),
+    )
+    for weight, loss, file in needed:
+        if weight:
+            find_pretrained(file, loss, networks)
 
 
 Network = TypeVar("Network", bound=nn.Module)

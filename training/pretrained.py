@@ -57,21 +57,27 @@ CONVNEXT_SMALL = PretrainedFile(
 
 def read_pretrained(file: PretrainedFile, loss: str, networks: NetworksConfig) -> dict[str, Tensor]:
     """Return the state dict of a file that `loss` needs; raises as `read_weights` does."""
-    return read_weights(
-        file,
-        networks.folder,
-        needed_by=f"losses.{loss}",
-        otherwise=f"name another folder with networks.folder, or set losses.{loss} to 0",
-    )
+    return read_weights(file, networks.folder, **_reasons(loss))
 
 
-def read_weights(
+def find_pretrained(file: PretrainedFile, loss: str, networks: NetworksConfig) -> Path:
+    """Return where the file is that `loss` needs; raises as `find_weights` does."""
+    return find_weights(file, networks.folder, **_reasons(loss))
+
+
+def _reasons(loss: str) -> dict[str, str]:
+    return {
+        "needed_by": f"losses.{loss}",
+        "otherwise": f"name another folder with networks.folder, or set losses.{loss} to 0",
+    }
+
+
+def find_weights(
     file: PretrainedFile, folder: Path | None, *, needed_by: str, otherwise: str
-) -> dict[str, Tensor]:
-    """Return the state dict of a file in `folder`, or where torch keeps what it has fetched.
+) -> Path:
+    """Return the path of a file in `folder`, or where torch keeps what it has fetched.
 
-    Raises TrainingError saying where to put the file, and how to do without it; CheckpointError if
-    it is damaged.
+    Raises TrainingError saying where to put the file, and how to do without it.
     """
     places = [Path(torch.hub.get_dir()) / "checkpoints"]
     if folder is not None:
@@ -84,6 +90,17 @@ def read_weights(
             f"{needed_by} needs {file.name} ({file.size}; {file.source}; SHA-256 "
             f"{file.sha256[:8]}…): put it into {' or '.join(map(str, places))}, {otherwise}"
         )
+    return path
+
+
+def read_weights(
+    file: PretrainedFile, folder: Path | None, *, needed_by: str, otherwise: str
+) -> dict[str, Tensor]:
+    """Return the state dict of the file that `find_weights` finds, raising what it raises.
+
+    Raises CheckpointError if it is damaged.
+    """
+    path = find_weights(file, folder, needed_by=needed_by, otherwise=otherwise)
     with path.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     if not digest.startswith(file.sha256):

@@ -19,7 +19,7 @@ from training.held_out import stratified_split
 from training.image_data import BadImages, ImageData
 from training.initialise import initialise_tokenizer
 from training.memory_estimate import estimate_tokenizer
-from training.perceptual_losses import build_losses
+from training.perceptual_losses import build_losses, check_networks
 from training.report import Report, RunFacts, StageFacts
 from training.run_config import TokenizerRun
 from training.run_folder import BAD_IMAGES_FILE, MODEL_FOLDER, claim
@@ -187,3 +187,11 @@ def _describe(run: TokenizerRun, pictures: _Pictures, session: Session) -> None:
     )
     choose_trackers(run.training.trackers)
     check_room(session, estimate_tokenizer(run.tokenizer, run.training), run.training)
+    if run.losses.clip and run.start_from is None and run.networks.siglip2 is None:
+        session.warn(
+            "losses.clip follows a SigLIP2 tower of random weights: name a pretrained one with "
+            "networks.siglip2, or set losses.clip to 0"
+        )
+    check_networks(run.losses, run.networks)
+    if run.losses.adversarial:
+        load_discriminator(run.networks.dino, run.seed)

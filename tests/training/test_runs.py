@@ -103,9 +103,31 @@ def test_before_a_checkpoint_the_command_may_be_mended(
     """A run that failed at its start, for want of a network, is told better in the same folder."""
     command = ["tokenizer", *SHORT, "--data", str(pictures), "--output", str(tmp_path / "run")]
     networks = f"networks.folder={tmp_path}"
-    assert 1 == train.main([*command, "--set", "losses.lpips=1", "--set", networks])
-    assert "losses.lpips" in capsys.readouterr().err
+    assert 1 == train.main([*command, "--set", "losses.clip=0.7", "--set", networks])
+    said = capsys.readouterr().err
+    assert "set losses.clip to 0" in said
+    assert "a SigLIP2 tower of random weights" in said
+    assert (tmp_path / "run" / "run.yaml").exists()
     assert 0 == train.main(command)
+
+
+def test_dry_run_finds_what_is_missing(
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Networks of losses that are not here are told before anything is written, as in the run."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "none"))
+    command = ["tokenizer", *SHORT, "--data", str(pictures), "--output", str(tmp_path / "run")]
+    for loss, file in (("lpips", "vgg16"), ("gram", "vgg16"), ("convnext", "convnext_small")):
+        for more in (["--dry-run"], []):
+            losses = ["--set", f"losses.{loss}=1", "--set", f"networks.folder={tmp_path}"]
+            assert 1 == train.main([*command, *losses, *more])
+            assert f"losses.{loss} needs {file}" in capsys.readouterr().err
+    assert 1 == train.main([*command, "--set", "losses.adversarial=0.05", "--dry-run"])
+    assert "losses.adversarial needs networks.dino" in capsys.readouterr().err
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_dry_run_refuses_tokens_of_another_tokenizer(
